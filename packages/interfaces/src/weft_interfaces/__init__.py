@@ -1,0 +1,163 @@
+"""The contracts of Weft, and the values that cross them.
+
+Importing this package imports nothing outside the standard library, starts nothing and reads nothing.
+"""
+
+from __future__ import annotations
+
+from .__about__ import __version__
+from .block import (
+    BlockCommand,
+    BlockExecutor,
+    BlockLoad,
+    Blocks,
+    BlockShape,
+    ExecutorDemand,
+)
+from .call import Call, CallOptions, Outcome
+from .channel import BaseChannel, Channel, CommandResult, RemoteProcess
+from .errors import (
+    BlockLostError,
+    CallError,
+    ChannelError,
+    ConfigError,
+    CycleError,
+    DeadlockError,
+    DeathCertificate,
+    DependencyError,
+    FutureMisuseError,
+    InputError,
+    InterchangeLostError,
+    InternalError,
+    LostError,
+    ManagerLostError,
+    MissingPluginError,
+    ProviderError,
+    RemoteError,
+    ResourcesError,
+    RunClosedError,
+    SerializationError,
+    ShellError,
+    StagingError,
+    TaskError,
+    TaskExitError,
+    TaskTimeoutError,
+    TransientError,
+    UnitError,
+    WeftError,
+    WorkerLostError,
+)
+from .event import SCHEMA_VERSION, BaseEventSink, Event, EventSink, NullEventSink
+from .executor import BaseExecutor, Executor, ExecutorContext, Load
+from .launcher import DirectLauncher, Launcher
+from .memo import BaseMemoStore, MemoEntry, MemoHasher, MemoStore, NullMemoStore
+from .pickling import PickleSerializer
+from .policy import (
+    BlockView,
+    DependencyResolver,
+    Failure,
+    RetryDecision,
+    RetryPolicy,
+    ScalingDecision,
+    ScalingPolicy,
+    ScalingState,
+)
+from .pool import ExecutorPool, as_pool
+from .provider import BaseProvider, JobId, JobSpec, JobState, JobStatus, Provider
+from .resources import Resources
+from .serializer import FunctionPayload, Serializer
+from .staging import NullStaging, Staging
+from .units import format_bytes, format_seconds, parse_bytes, parse_count, parse_seconds
+from .worker import WorkerContext, adopt_worker, current_worker
+
+__all__ = [
+    "BaseChannel",
+    "BaseEventSink",
+    "BaseExecutor",
+    "BaseMemoStore",
+    "BaseProvider",
+    "BlockCommand",
+    "BlockExecutor",
+    "BlockLoad",
+    "BlockLostError",
+    "BlockShape",
+    "BlockView",
+    "Blocks",
+    "Call",
+    "CallError",
+    "CallOptions",
+    "Channel",
+    "ChannelError",
+    "CommandResult",
+    "ConfigError",
+    "CycleError",
+    "DeadlockError",
+    "DeathCertificate",
+    "DependencyError",
+    "DependencyResolver",
+    "DirectLauncher",
+    "Event",
+    "EventSink",
+    "Executor",
+    "ExecutorContext",
+    "ExecutorDemand",
+    "ExecutorPool",
+    "Failure",
+    "FunctionPayload",
+    "FutureMisuseError",
+    "InputError",
+    "InterchangeLostError",
+    "InternalError",
+    "JobId",
+    "JobSpec",
+    "JobState",
+    "JobStatus",
+    "Launcher",
+    "Load",
+    "LostError",
+    "ManagerLostError",
+    "MemoEntry",
+    "MemoHasher",
+    "MemoStore",
+    "MissingPluginError",
+    "NullEventSink",
+    "NullMemoStore",
+    "NullStaging",
+    "Outcome",
+    "PickleSerializer",
+    "Provider",
+    "ProviderError",
+    "RemoteError",
+    "RemoteProcess",
+    "Resources",
+    "ResourcesError",
+    "RetryDecision",
+    "RetryPolicy",
+    "RunClosedError",
+    "SCHEMA_VERSION",
+    "ScalingDecision",
+    "ScalingPolicy",
+    "ScalingState",
+    "SerializationError",
+    "Serializer",
+    "ShellError",
+    "Staging",
+    "StagingError",
+    "TaskError",
+    "TaskExitError",
+    "TaskTimeoutError",
+    "TransientError",
+    "UnitError",
+    "WeftError",
+    "WorkerContext",
+    "WorkerLostError",
+    "__version__",
+    "adopt_worker",
+    "as_pool",
+    "current_worker",
+    "format_bytes",
+    "format_seconds",
+    "parse_bytes",
+    "parse_count",
+    "parse_seconds",
+]

@@ -1,0 +1,153 @@
+"""Executors whose workers arrive in blocks, and what a block is.
+
+A block is one job of a batch system: some nodes for some time, with one manager of the executor on each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from .errors import ConfigError
+from .executor import Executor
+from .launcher import Launcher
+from .provider import JobStatus, Provider
+from .units import parse_bytes, parse_count, parse_seconds
+
+__all__ = ["BlockCommand", "BlockExecutor", "BlockLoad", "BlockShape", "Blocks", "ExecutorDemand"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockShape:
+    """The size of a block. ``memory`` (bytes), ``cpus`` and ``gpus`` are per node, None is whatever a node has.
+
+    ``walltime`` is in seconds, None is the site's default.
+    """
+
+    nodes: int = 1
+    cpus: int | None = None
+    memory: int | None = None
+    gpus: int | None = None
+    walltime: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+    """How many blocks of which shape an executor gets, and from whom.
+
+    provider, launcher: who is asked for blocks, and how a command is started on each node (None: as it is).
+    nodes, cpus, memory, gpus: the shape; all but nodes are per node. walltime: seconds or text such as ``"01:30:00"``.
+    init, min, max: blocks at the start, at least, at most.
+    parallelism: worker slots wanted for each waiting or running task.
+    idle_timeout: seconds that a block may be idle before it is given back, as long as ``min`` remain.
+    register_timeout: seconds that a running job's managers may take to register before the block is diagnosed.
+    """
+
+    provider: Provider
+    launcher: Launcher | None = None
+    nodes: int = 1
+    cpus: int | None = None
+    memory: int | str | None = None
+    gpus: int | None = None
+    walltime: float | str | None = None
+    min: int = 0
+    init: int = 1
+    max: int = 1
+    parallelism: float = 1.0
+    idle_timeout: float | str = 120.0
+    register_timeout: float | str = 120.0
+
+    def __post_init__(self) -> None:
+        for field, least in (("nodes", 1), ("min", 0), ("init", 0), ("max", 1)):
+            self._set(field, parse_count(getattr(self, field), f"blocks.{field}", least=least, whole=True))
+        if not self.min <= self.init <= self.max:
+            raise ConfigError(
+                f"blocks: min <= init <= max must hold, not min={self.min}, init={self.init}, max={self.max}", "blocks"
+            )
+        self._set("parallelism", parse_count(self.parallelism, "blocks.parallelism"))
+        for field in ("walltime", "idle_timeout", "register_timeout"):
+            value = getattr(self, field)
+            self._set(field, None if value is None else parse_seconds(value, f"blocks.{field}"))
+        if self.memory is not None:
+            self._set("memory", parse_bytes(self.memory, "blocks.memory"))
+
+    def _set(self, field: str, value: Any) -> None:
+        object.__setattr__(self, field, value)
+
+    @property
+    def shape(self) -> BlockShape:
+        """The size of one block."""
+        return BlockShape(
+            nodes=self.nodes,
+            cpus=self.cpus,
+            memory=None if self.memory is None else int(self.memory),
+            gpus=self.gpus,
+            walltime=None if self.walltime is None else float(self.walltime),
+        )
+
+
+class BlockCommand(NamedTuple):
+    """What starts one node's manager: its arguments, and bytes for its standard input (keys: never in the arguments)."""
+
+    argv: Sequence[str]
+    input: bytes = b""
+
+
+class BlockLoad(NamedTuple):
+    """One block, as its executor sees it: managers registered, calls begun in it, seconds since it last had one."""
+
+    managers: int = 0
+    running: int = 0
+    idle_for: float = 0.0
+
+
+class ExecutorDemand(NamedTuple):
+    """What the scaler needs to know of an executor: worker slots that its calls ask for, and its blocks.
+
+    queued, running: worker slots wanted by waiting calls, taken by begun ones.
+    slots_per_block: worker slots that one block of the configured shape has, as far as it is known; at least 1.
+    blocks: the blocks that have registered, by block id.
+    """
+
+    queued: int
+    running: int
+    slots_per_block: int
+    blocks: Mapping[str, BlockLoad]
+
+
+@runtime_checkable
+class BlockExecutor(Executor, Protocol):
+    """An executor whose workers arrive in blocks. The kernel's scaler asks for blocks and gives them back::
+
+        scaler ── command(block) ──> launcher.wrap ──> provider.submit        requested
+        provider.status: running ── managers register with the executor ──>   up
+        scaler ── drain(blocks): no new calls ──> provider.cancel             given back
+        provider.status: terminal ── block_ended(block, status) ──>           ended; its calls are lost
+
+    Its calls wait while there is no block. All methods may be called from any thread, and do not wait.
+    """
+
+    @property
+    def blocks(self) -> Blocks:
+        """How many blocks of which shape it wants, and from whom."""
+
+    def command(self, block_id: str) -> BlockCommand:
+        """What starts the manager of one node of this block. Calling it twice does no harm."""
+
+    def demand(self) -> ExecutorDemand:
+        """What its calls ask for and what its blocks do."""
+
+    def drain(self, block_ids: Collection[str]) -> None:
+        """Give these blocks no new calls; calls that they hold but have not begun go elsewhere."""
+
+    def block_ended(self, block_id: str, status: JobStatus) -> None:
+        """A block's job ended, or was never accepted (``status.reason`` says why).
+
+        Calls begun in it get a :class:`BlockLostError` with the certificate, others go elsewhere. With no block left and
+        none to come, waiting calls fail with the reason: they never wait for ever. The kernel says that none is to come
+        with :meth:`no_more_blocks`.
+        """
+
+    def no_more_blocks(self, reason: str) -> None:
+        """No block is there and none will come: fail what waits, with the reason."""

@@ -1,0 +1,127 @@
+"""Asks a batch system for blocks."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NewType, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from .block import BlockShape
+
+__all__ = ["BaseProvider", "JobId", "JobSpec", "JobState", "JobStatus", "Provider"]
+
+JobId = NewType("JobId", str)
+
+
+class JobState(enum.Enum):
+    """Where a job is::
+
+        PENDING ──> RUNNING ──> COMPLETED | FAILED | TIMEOUT | CANCELLED
+        HELD ↔ PENDING          PREEMPTED, requeued by the site: back to PENDING
+
+    ``UNKNOWN`` is "could not be found out now": it is never taken for an end. ``GONE`` is an end whose kind the batch
+    system no longer knows.
+    """
+
+    PENDING = "pending"
+    HELD = "held"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    GONE = "gone"
+    UNKNOWN = "unknown"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the job has ended and will not come back."""
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.TIMEOUT, JobState.CANCELLED, JobState.GONE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """One job to submit. Paths are on the host of the provider's channel.
+
+    id: unique over all runs and users; the job carries it, so that a submission whose answer was lost is found again.
+    name: for people, in the queue's listing. tag: names the run, so that what a dead run left can be found.
+    command: the arguments of what to run, already wrapped by the launcher.
+    directory: where the job's script and its output go.
+    environment: variables to set. input: bytes for the command's standard input, kept in a file that only its owner can read.
+    """
+
+    id: str
+    name: str
+    command: Sequence[str]
+    shape: BlockShape
+    directory: str
+    tag: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    input: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """What is known of a job.
+
+    reason: the batch system's own words, such as ``NODE_FAIL`` or ``AssocMaxJobsLimit``.
+    started_at, ends_at: seconds since the epoch; ``ends_at`` is when its walltime is over.
+    hosts: its nodes, once it runs. stderr_tail: the last lines it wrote, once it has ended.
+    """
+
+    state: JobState
+    reason: str = ""
+    exit_code: int | None = None
+    started_at: float | None = None
+    ends_at: float | None = None
+    hosts: Sequence[str] = ()
+    stderr_tail: str = ""
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """Asks a batch system for blocks. One caller at a time; methods may wait for the batch system, within a bound."""
+
+    @property
+    def poll_interval(self) -> float:
+        """Seconds between two status queries that the site is glad to see, at least."""
+
+    def submit(self, spec: JobSpec) -> JobId:
+        """Submit one job.
+
+        Returning: the batch system has it. Raising :class:`ProviderError` (try again) or :class:`ConfigError` (the request
+        is wrong): it does not have it. A second call with the same ``spec.id`` returns the same job.
+        """
+
+    def status(self, ids: Sequence[JobId]) -> Mapping[JobId, JobStatus]:
+        """What is known of these jobs, with one query to the batch system. Each id is in the answer.
+
+        A query that fails makes its jobs ``UNKNOWN``, with the reason; it does not raise. A state once terminal stays.
+        """
+
+    def cancel(self, ids: Sequence[JobId]) -> None:
+        """Ask for these jobs to end. Ended and unknown ones are no error. Raises :class:`ProviderError` if not asked."""
+
+    def find(self, tag: str) -> Mapping[JobId, str]:
+        """The jobs of this user that carry the tag and have not ended, with their names: what a dead run left."""
+
+    def close(self) -> None:
+        """Free what it holds here; jobs are left alone. May be called twice."""
+
+
+class BaseProvider:
+    """The optional parts of a provider. Subclass it and write ``submit``, ``status`` and ``cancel``."""
+
+    poll_interval = 10.0
+
+    def find(self, tag: str) -> Mapping[JobId, str]:
+        """This batch system cannot be searched."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing is held."""
