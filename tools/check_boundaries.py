@@ -1,11 +1,11 @@
 """Check that the packages of this workspace meet only where they may.
 
-The edges are read from each package's ``[project].dependencies``: there is no second list. The picture is a star:
-everything depends on ``weft-interfaces``, and nothing but ``weft`` (the meta package) depends on a sibling that
-implements something. Imports are read from the syntax tree, so nothing of the packages is executed.
+The edges are read from each package's ``[project].dependencies``: there is no second list. The picture is a
+star: everything depends on ``weft-interfaces``, and nothing but ``weft`` (the meta package) depends on a
+sibling that implements something. Imports are read from the syntax tree: nothing of the packages is executed.
 
-Usage: ``python tools/check_boundaries.py [ROOT]``. Every problem is one line, ``file:line: [rule] what. Remedy.``, and
-the exit status is 1 when there is any.
+Usage: ``python tools/check_boundaries.py [ROOT]``. Every problem is one line, ``file:line: [rule] what.
+Remedy.``, and the exit status is 1 when there is any.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INTERFACES = "weft-interfaces"
 CORE = "weft-core"
 META = "weft"
 
-# The one module that may look for its sibling in two places: installed, or beside it under somebody's `_vendor`.
+# The one module that may look for its sibling in two places: installed, or beside it in somebody's `_vendor`.
 VENDORING_SEAM = ("weft_core", "_interfaces")
 
 # Part of the standard library in a newer Python than the oldest that runs this script.
@@ -71,6 +71,9 @@ class Package:
     @property
     def pyproject(self) -> Path:
         return self.folder / "pyproject.toml"
+
+
+Packages = Mapping[str, Package]  # by the name of the distribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +209,7 @@ def read_imports(module: str, file: Path) -> list[Import]:
 # -- dependencies --------------------------------------------------------------------------------------------
 
 
-def check_edges(package: Package, packages: Mapping[str, Package]) -> Iterator[Problem]:
+def check_edges(package: Package, packages: Packages) -> Iterator[Problem]:
     """Who may depend on whom."""
     for requirement in (*package.requirements, *package.optional):
         dist = normalise(requirement)
@@ -217,7 +220,8 @@ def check_edges(package: Package, packages: Mapping[str, Package]) -> Iterator[P
                 package.pyproject,
                 line,
                 "standard-library",
-                f"{package.dist} may depend on {allowed}, not on {dist}. Move what needs it to a package of its own.",
+                f"{package.dist} may depend on {allowed}, not on {dist}. "
+                "Move what needs it to a package of its own.",
             )
         elif dist in packages and dist != INTERFACES and package.dist != META:
             yield Problem(
@@ -269,9 +273,7 @@ def is_declared(package: Package, top: str) -> bool:
     return canonical(top) in declared or bool(installed_imports().get(top, frozenset()) & declared)
 
 
-def check_import(
-    package: Package, packages: Mapping[str, Package], file: Path, found: Import
-) -> Iterator[Problem]:
+def check_import(package: Package, packages: Packages, file: Path, found: Import) -> Iterator[Problem]:
     """One import: relative inside the package, declared outside of it."""
     top = found.module.partition(".")[0]
     seam = module_name(package, file) == ".".join(VENDORING_SEAM)
@@ -284,7 +286,7 @@ def check_import(
     elif found.relative or is_stdlib(top):
         return
     elif top == package.import_name:
-        message = f"{found.module} is in the same package. Import it relatively, so that the package can be vendored."
+        message = f"{found.module} is in the same package. Import it relatively: it may be vendored."
         yield Problem(file, found.line, "relative", message)
     else:
         yield from check_foreign(package, packages, file, found)
@@ -295,15 +297,13 @@ def check_import(
             yield Problem(file, found.line, "vendoring", message + "Import from ._interfaces.")
 
 
-def check_foreign(
-    package: Package, packages: Mapping[str, Package], file: Path, found: Import
-) -> Iterator[Problem]:
+def check_foreign(package: Package, packages: Packages, file: Path, found: Import) -> Iterator[Problem]:
     """An import of another distribution."""
     top = found.module.partition(".")[0]
     siblings = {sibling.import_name: sibling.dist for sibling in packages.values()}
     if package.dist == INTERFACES or (package.dist == CORE and top != "weft_interfaces"):
         allowed = "the standard library" + (" and weft_interfaces" if package.dist == CORE else "")
-        message = f"{package.import_name} imports {allowed} alone, not {top}. Move what needs it to another package."
+        message = f"{package.import_name} imports {allowed} alone, not {top}. Move what needs it elsewhere."
         yield Problem(file, found.line, "standard-library", message)
     elif top in siblings and siblings[top] != INTERFACES and package.dist != META:
         message = (
@@ -375,7 +375,7 @@ def check_files(package: Package) -> Iterator[Problem]:
         )
 
 
-def check_package(package: Package, packages: Mapping[str, Package]) -> Iterator[Problem]:
+def check_package(package: Package, packages: Packages) -> Iterator[Problem]:
     """Every rule for one package."""
     yield from check_files(package)
     yield from check_edges(package, packages)

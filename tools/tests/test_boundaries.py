@@ -1,4 +1,4 @@
-"""Every rule of check_boundaries, broken once in a made-up workspace; and the real one, which must be clean."""
+"""Every rule of check_boundaries, broken once in a made-up workspace; and the real one, which is clean."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import check_boundaries
 import pytest
 
 ROOT = Path(__file__).parents[2]
+CONTRACTS = "weft-interfaces>=0.1,<1"
 
 PYPROJECT = """\
 [project]
@@ -22,11 +23,9 @@ class Workspace:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.add("packages/interfaces", "weft-interfaces", [])
-        self.add("packages/core", "weft-core", ["weft-interfaces>=0.1,<1"])
-        self.add(
-            "packages/executors/fast", "weft-executor-fast", ["weft-interfaces>=0.1,<1", "cloudpickle>=3"]
-        )
-        self.add("packages/meta", "weft", ["weft-interfaces>=0.1,<1", "weft-core>=0.1,<1"])
+        self.add("packages/core", "weft-core", [CONTRACTS])
+        self.add("packages/executors/fast", "weft-executor-fast", [CONTRACTS, "cloudpickle>=3"])
+        self.add("packages/meta", "weft", [CONTRACTS, "weft-core>=0.1,<1"])
 
     def add(self, folder: str, dist: str, dependencies: list[str]) -> None:
         import_name = dist.replace("-", "_")
@@ -146,14 +145,12 @@ def test_interfaces_may_not_depend_on_anything(workspace: Workspace) -> None:
 
 
 def test_core_may_not_depend_on_a_third_party(workspace: Workspace) -> None:
-    workspace.depend("packages/core", "weft-core", ["weft-interfaces>=0.1,<1", "attrs>=23"])
+    workspace.depend("packages/core", "weft-core", [CONTRACTS, "attrs>=23"])
     assert "packages/core/pyproject.toml:3: [standard-library]" in workspace.only_problem()
 
 
 def test_an_implementation_may_not_depend_on_another(workspace: Workspace) -> None:
-    workspace.depend(
-        "packages/executors/fast", "weft-executor-fast", ["weft-interfaces>=0.1,<1", "weft-core>=0.1,<1"]
-    )
+    workspace.depend("packages/executors/fast", "weft-executor-fast", [CONTRACTS, "weft-core>=0.1,<1"])
     problem = workspace.only_problem()
     assert problem.startswith("packages/executors/fast/pyproject.toml:3: [star] ")
     assert "weft-core: only weft may" in problem
@@ -174,9 +171,7 @@ def test_names_are_normalised(requirement: str, name: str) -> None:
 
 
 def test_a_distribution_may_provide_another_name_than_its_own(workspace: Workspace) -> None:
-    workspace.depend(
-        "packages/executors/fast", "weft-executor-fast", ["weft-interfaces>=0.1,<1", "pytest>=8"]
-    )
+    workspace.depend("packages/executors/fast", "weft-executor-fast", [CONTRACTS, "pytest>=8"])
     workspace.write(f"{FAST}/a.py", "import _pytest\n")
     assert workspace.problems() == []
 
