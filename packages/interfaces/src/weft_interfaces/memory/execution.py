@@ -1,0 +1,78 @@
+"""Runs one call here and now, and makes an outcome of whatever comes of it."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from typing import Any
+
+from ..call import Call, Outcome
+from ..errors import RemoteError, SerializationError, TaskExitError, TaskTimeoutError
+from ..serializer import Serializer
+from ..worker import WorkerContext, adopt_worker, current_worker
+
+__all__ = ["run_call"]
+
+
+def run_call(call: Call, worker: WorkerContext | None = None, serializer: Serializer | None = None) -> Outcome:
+    """Run it in this thread, as ``worker``. Never raises: also ``SystemExit`` and ``KeyboardInterrupt`` become outcomes.
+
+    With a ``serializer`` all that goes in and comes out crosses it, as if the worker were another process.
+    Nothing stops the call at its timeout; one that took longer has failed with :class:`TaskTimeoutError` all the same.
+    """
+    if serializer is None:
+        return _run(call, worker or WorkerContext(in_process=True))
+    try:
+        outcome = _run(_crossed(call, serializer), worker or WorkerContext(in_process=False))
+        if outcome.error is not None:
+            return Outcome(call.id, error=_crossed_error(outcome.error, serializer))
+        return Outcome(call.id, _cross(outcome.value, f"the result of {call.options.name!r}", serializer))
+    except SerializationError as error:
+        return Outcome(call.id, error=error)
+
+
+def _run(call: Call, worker: WorkerContext) -> Outcome:
+    timeout, begun, previous = call.options.timeout, time.monotonic(), current_worker()
+    worker.call, worker.deadline = call, None if timeout is None else begun + timeout
+    adopt_worker(worker)
+    try:
+        outcome = Outcome(call.id, call.function(*call.args, **call.kwargs))
+    except (SystemExit, KeyboardInterrupt) as end:
+        outcome = Outcome(call.id, error=_exit_error(call, end))
+    except BaseException as error:  # noqa: BLE001 - the outcome of a call is whatever it raises
+        outcome = Outcome(call.id, error=error)
+    finally:
+        adopt_worker(previous)
+        worker.call = worker.deadline = None
+    if timeout is not None and time.monotonic() - begun > timeout:
+        message = f"the task {call.options.name!r} took longer than its timeout of {timeout:g} s"
+        return Outcome(call.id, error=TaskTimeoutError(message, timeout))
+    return outcome
+
+
+def _cross(value: Any, what: str, serializer: Serializer) -> Any:
+    return serializer.loads(serializer.dumps(value, what), what)
+
+
+def _crossed(call: Call, serializer: Serializer) -> Call:
+    name = call.options.name
+    function = serializer.loads(serializer.dumps_function(call.function).data, f"the function of {name!r}")
+    args = tuple(_cross(value, f"argument {i} of {name!r}", serializer) for i, value in enumerate(call.args))
+    kwargs = {key: _cross(value, f"argument {key!r} of {name!r}", serializer) for key, value in call.kwargs.items()}
+    return call._replace(function=function, args=args, kwargs=kwargs)
+
+
+def _crossed_error(error: BaseException, serializer: Serializer) -> BaseException:
+    try:
+        crossed = _cross(error, "the exception", serializer)
+    except SerializationError:
+        crossed = None
+    if isinstance(crossed, BaseException):
+        return crossed
+    return RemoteError(type(error).__qualname__, str(error), "".join(traceback.format_exception(error)))
+
+
+def _exit_error(call: Call, end: BaseException) -> TaskExitError:
+    error = TaskExitError(f"the task {call.options.name!r} ended with {type(end).__name__}: {end}")
+    error.__cause__ = end
+    return error
