@@ -1,0 +1,181 @@
+"""The closing line can be trusted: it counts everything, and nothing that failed or did not run looks like success."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import interpreters
+import programs
+import pytest
+import run_tests
+from run_tests import Report
+
+PASSING = "def test_a(): pass\ndef test_b(): pass\n"
+
+
+def pytest_on(folder: Path, source: str) -> list[str]:
+    """A command that runs a made-up suite, away from this workspace's configuration."""
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "test_made_up.py").write_text(source)
+    return [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        str(folder / "pytest.ini"),
+        str(folder),
+    ]
+
+
+def closing_line(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+# -- one suite -----------------------------------------------------------------------------------------------
+
+
+def test_a_passing_suite_is_counted(tmp_path: Path) -> None:
+    report = run_tests.run_pytest("made-up", pytest_on(tmp_path, PASSING))
+    assert report.ok
+    assert +report.counts == Counter(passed=2)
+
+
+def test_every_outcome_is_counted(tmp_path: Path) -> None:
+    source = PASSING + (
+        "import pytest\n"
+        "def test_c(): assert 0\n"
+        "def test_d(): pytest.skip('not here')\n"
+        "@pytest.fixture\ndef broken(): raise OSError\n"
+        "def test_e(broken): pass\n"
+    )
+    report = run_tests.run_pytest("made-up", pytest_on(tmp_path, source))
+    assert not report.ok
+    assert +report.counts == Counter(passed=2, failed=1, skipped=1, errors=1)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["", "import pytest\npytestmark = pytest.mark.skip\ndef test_a(): pass\n"],
+    ids=["no tests", "all skipped"],
+)
+def test_a_suite_in_which_nothing_ran_is_an_error(tmp_path: Path, source: str) -> None:
+    report = run_tests.run_pytest("made-up", pytest_on(tmp_path, source))
+    assert not report.ok
+    assert report.counts["errors"] == 1
+
+
+def test_a_suite_that_dies_is_an_error(tmp_path: Path) -> None:
+    source = PASSING + "def test_c():\n    import os\n    os._exit(3)\n"
+    report = run_tests.run_pytest("made-up", pytest_on(tmp_path, source))
+    assert not report.ok
+    assert report.counts["errors"] == 1
+    assert report.note == "exit status 3"
+
+
+def test_a_suite_that_passes_and_then_fails_is_an_error(tmp_path: Path) -> None:
+    source = PASSING + "import atexit, os\natexit.register(os._exit, 4)\n"
+    report = run_tests.run_pytest("made-up", pytest_on(tmp_path, source))
+    assert not report.ok
+    assert +report.counts == Counter(passed=2, errors=1)
+
+
+def test_a_program_that_is_missing_is_a_failure() -> None:
+    report = run_tests.run_check("made-up", ["/there/is/no/such/program"])
+    assert not report.ok
+    assert report.note == "exit status 127"
+
+
+def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
+    marker = tmp_path / "late"
+    begin = time.monotonic()
+    assert programs.call(["sh", "-c", f"(sleep 2; touch {marker}) & sleep 60"], limit=0.2) == 124
+    assert time.monotonic() - begin < 2
+    # The child would leave its mark after two seconds: its group is gone, which needs no waiting to know.
+    assert not marker.exists()
+
+
+# -- all suites ----------------------------------------------------------------------------------------------
+
+
+def test_the_summary_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
+    reports = [Report("a", 1, Counter(passed=500)), Report("b", 2, Counter(passed=12, skipped=3))]
+    assert run_tests.print_summary(reports, 301.02) == 0
+    assert closing_line(capsys) == " 512 passed, 3 skipped in 301.02s (0:05:01) ".center(80, "=")
+
+
+def test_the_summary_names_what_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    reports = [
+        Report("a", 1, Counter(passed=1, failed=2)),
+        Report("b", 2, Counter(errors=1), note="exit status 5"),
+    ]
+    assert run_tests.print_summary(reports, 3.5) == 1
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == " 2 failed, 1 passed, 1 error in 3.50s ".center(80, "=")
+    assert "FAIL b" in out
+    assert "(exit status 5)" in out
+
+
+def test_a_summary_of_nothing_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_tests.print_summary([], 0.1) == 1
+    assert closing_line(capsys) == " no tests ran in 0.10s ".center(80, "=")
+
+
+def test_a_failing_step_does_not_stop_the_next(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def bad() -> Iterator[Report]:
+        yield Report("bad", 1, Counter(failed=1))
+
+    def good() -> Iterator[Report]:
+        yield Report("good", 1, Counter(passed=1))
+
+    monkeypatch.setattr(run_tests, "STEPS", {"bad": bad, "good": good})
+    assert run_tests.main([]) == 1
+    assert "1 failed, 1 passed in" in closing_line(capsys)
+    assert run_tests.main(["good"]) == 0
+    assert "= 1 passed in" in closing_line(capsys)
+
+
+def test_a_step_that_is_not_known_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_tests.main(["unit", "lnt"])
+    assert stop.value.code == 2
+    assert "no step is called 'lnt'. The steps are lint, types" in capsys.readouterr().err
+
+
+# -- interpreters --------------------------------------------------------------------------------------------
+
+
+def fake_python(folder: Path, name: str, answer: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{answer}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_interpreters_are_found_by_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_python(tmp_path / "a", "python3.10", "echo 3 10 4 /a/python3.10")
+    fake_python(tmp_path / "a", "python3.9", "echo 3 9 1 /a/python3.9")
+    fake_python(tmp_path / "a", "python3.12", "exit 127")
+    fake_python(tmp_path / "a", "python3.13-config", "echo 3 13 1 /a/python3.13")
+    fake_python(tmp_path / "b", "python3.10", "echo 3 10 13 /b/python3.10")
+    fake_python(tmp_path / "b", "python3.14", "echo")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'a'}:{tmp_path / 'b'}")
+    monkeypatch.setattr(interpreters, "FOLDERS", ())
+    assert interpreters.find_interpreters() == {(3, 10): Path("/b/python3.10")}
+
+
+def test_this_interpreter_is_recognised(tmp_path: Path) -> None:
+    if sys.implementation.name != "cpython" or sys.version_info.releaselevel != "final":
+        pytest.skip("not a released CPython")
+    link = tmp_path / "python3.99"
+    link.symlink_to(Path(sys.executable).resolve())
+    answer = interpreters.probe(link)
+    assert answer is not None
+    assert answer[0] == sys.version_info[:3]
