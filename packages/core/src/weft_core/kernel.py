@@ -1,0 +1,639 @@
+"""The dataflow kernel: takes calls, waits for what they depend on, hands them to executors, completes their futures.
+
+Who does what: the submitting thread does all the work up to handing a call to its executor; the thread in which an executor
+reports an outcome completes the future, tells those who wait for it, and launches the tasks that it made ready. The kernel
+has one lock, held for a few instructions at a time, never while code of an executor, a policy or a user runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ._interfaces import (
+    Call,
+    CallOptions,
+    ConfigError,
+    DependencyResolver,
+    EventSink,
+    Executor,
+    Failure,
+    InternalError,
+    LostError,
+    Outcome,
+    RetryDecision,
+    RetryPolicy,
+    RunClosedError,
+    ScalingPolicy,
+    WorkerLostError,
+    current_worker,
+)
+from .cycle import cycle_error, path_downstream
+from .dependencies import ATOMS, DEEP, error_of, is_future, value_of, watch_foreign
+from .failure import dependency_error, lost_error
+from .future import Future, tell
+from .journal import Journal
+from .retry import BackoffRetryPolicy
+from .router import Router
+from .state import FINAL, TaskState
+from .task import Task, TaskSpec, Tries
+from .timer import Timer
+
+__all__ = ["Counts", "Kernel"]
+
+NO_KWARGS: Mapping[str, Any] = {}
+_GATHER = TaskSpec(function=lambda: None, options=CallOptions(name="gather"))
+
+PENDING, LAUNCHED, JOINING, RETRYING = TaskState.PENDING, TaskState.LAUNCHED, TaskState.JOINING, TaskState.RETRYING
+DONE, FAILED, CANCELLED = TaskState.DONE, TaskState.FAILED, TaskState.CANCELLED
+
+
+class Counts(NamedTuple):
+    """How many tasks are where. ``retries`` counts tries beyond the first."""
+
+    pending: int
+    launched: int
+    joining: int
+    done: int
+    failed: int
+    dependency_failed: int
+    cancelled: int
+    retries: int
+
+    @property
+    def active(self) -> int:
+        """Tasks that are not finished."""
+        return self.pending + self.launched + self.joining
+
+    @property
+    def finished(self) -> int:
+        """Tasks whose future is done."""
+        return self.done + self.failed + self.dependency_failed + self.cancelled
+
+    @property
+    def total(self) -> int:
+        """All tasks so far."""
+        return self.active + self.finished
+
+
+class Kernel:
+    """Runs tasks as a graph of futures on executors.
+
+    executors: where tasks run; each has its own label.
+    directory: for files of the run; made when something is first put there.
+    helper: an executor of this process for the bodies of join tasks; the first in-process executor without it.
+    retries: failed tries that are forgiven each task, unless it says otherwise.
+    retry_policy, resolver, scaling_policy: see the contracts; sensible ones are the default.
+    sinks: take the run's events.
+
+    ``start`` before use and ``close`` afterwards, or use it as a context manager: leaving it waits for what was submitted, or
+    cancels it when an exception is on its way. All methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        executors: Sequence[Executor],
+        *,
+        directory: Path,
+        run_id: str | None = None,
+        helper: Executor | None = None,
+        retries: int = 0,
+        retry_policy: RetryPolicy | None = None,
+        resolver: DependencyResolver = DEEP,
+        scaling_policy: ScalingPolicy | None = None,
+        sinks: Sequence[EventSink] = (),
+    ) -> None:
+        self.run_id = run_id or uuid.uuid4().hex[:12]
+        self.directory = Path(directory)
+        self.executors = _by_label(executors)
+        self._all_executors = [*self.executors.values(), *([helper] if helper is not None else [])]
+        self._router = Router(self.executors, helper)
+        self._retries = retries
+        self._retry_policy = retry_policy or BackoffRetryPolicy()
+        self._resolver = resolver
+        self._timer = Timer(f"weft-timer-{self.run_id}")
+        self._journal = Journal(sinks, self.run_id)
+        self._scaling_policy = scaling_policy
+
+        self._ids = itertools.count()
+        self._lock = threading.Lock()
+        self._became_idle = threading.Condition(self._lock)
+        self._tasks: dict[int, Task] = {}  # the unfinished ones, by the call id of their present try
+        self._numbers = [0] * len(TaskState)
+        self._retried = 0
+        self._phase = "new"
+        self._reporting = threading.local()
+
+    # -- life -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the executors. Raises what they raise; then nothing was left running."""
+        with self._lock:
+            if self._phase != "new":
+                raise ConfigError(f"run {self.run_id} was started before; make a new one")
+            self._phase = "open"
+        started: list[Executor] = []
+        try:
+            for executor in self._all_executors:
+                executor.start(_Context(self, executor))
+                started.append(executor)
+        except BaseException:
+            for executor in reversed(started):
+                executor.shutdown(cancel=True)
+            self._phase = "closed"
+            raise
+        self._journal.start()
+        self._journal.note("run.started", {"executors": list(self.executors)})
+
+    def close(self, *, cancel: bool = False, timeout: float = 10.0) -> list[str]:
+        """Wait for what was submitted, as long as it takes, or cancel it; then end the executors within ``timeout`` seconds.
+
+        Meanwhile only running tasks and done callbacks may submit more. Returning: every future is done, and no thread,
+        process or file of the run is left but those named, in words, in the returned list. Closing again does nothing;
+        when a first close was interrupted, a second goes on.
+        """
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            if self._phase in ("new", "closed"):
+                self._phase = "closed"
+                return []
+            self._phase = "cancelling" if cancel else "draining"
+        if cancel:
+            self.cancel_all(begun=True)
+        else:
+            self.wait_idle()
+            deadline = time.monotonic() + timeout
+        leftovers = self._end(deadline)
+        self._abandon()
+        return leftovers
+
+    def __enter__(self) -> Kernel:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(cancel=kind is not None)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended."""
+        return self._phase == "closed"
+
+    def wait_idle(self, timeout: float | None = None) -> bool:
+        """Wait until no task is unfinished; False if some are after ``timeout`` seconds."""
+        with self._became_idle:
+            return self._became_idle.wait_for(lambda: not self._tasks, timeout)
+
+    # -- submission -----------------------------------------------------------------------------------------
+
+    def submit(self, spec: TaskSpec, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = NO_KWARGS) -> Future[Any]:
+        """Run ``spec.function(*args, **kwargs)`` once the futures in its arguments are done.
+
+        Returning: the future will complete. Raising: nothing was submitted. Raises :class:`RunClosedError` when the run
+        is closing, :class:`ConfigError` for an unknown executor and :class:`ResourcesError` when none can ever run it.
+        """
+        route = self._router.route(spec)
+        task = Task(self, next(self._ids), spec, args, kwargs or NO_KWARGS)
+        future = task.future
+        if ATOMS.issuperset(map(type, args)) and (not kwargs or ATOMS.issuperset(map(type, kwargs.values()))):
+            futures = None
+        else:
+            futures = self._resolver.futures((args, kwargs))
+        if futures:
+            self._admit(task, PENDING)
+            with _Report(self) as report:
+                self._wait_for(task, futures, report)
+        else:
+            self._admit(task, LAUNCHED)
+            self._hand_over(route.choose(), (task,))
+        return future
+
+    def gather(self, value: Any) -> Future[Any]:
+        """A future of ``value`` with every future in it, at any depth, replaced by its value.
+
+        When one of them fails it fails with the same error, at once. Cancelling it cancels those that are not done.
+        """
+        task = Task(self, next(self._ids), _GATHER, (), NO_KWARGS)
+        future = task.future
+        self._admit(task, JOINING)
+        with _Report(self) as report:
+            self._join(task, value, report)
+        return future
+
+    def _admit(self, task: Task, state: TaskState) -> None:
+        with self._lock:
+            if self._phase != "open" and not self._may_submit_while_closing():
+                raise RunClosedError(self._closed_message(task))
+            task.state = state
+            self._tasks[task.call_id] = task
+            self._numbers[state] += 1
+        if self._journal.active:
+            self._journal.note("task.submitted", {"task": task.id, "name": task.spec.options.name})
+
+    def _may_submit_while_closing(self) -> bool:
+        if self._phase != "draining":
+            return False
+        worker = current_worker()
+        return getattr(self._reporting, "active", False) or (worker is not None and worker.call is not None)
+
+    def _closed_message(self, task: Task) -> str:
+        name = task.spec.options.name
+        if self._phase == "new":
+            return f"run {self.run_id} was not started: task {name!r} was not submitted"
+        state = "is closed" if self._phase == "closed" else "is closing"
+        return f"run {self.run_id} {state} and takes no more tasks: task {name!r} was not submitted"
+
+    # -- dependencies ---------------------------------------------------------------------------------------
+
+    def _wait_for(self, task: Task, futures: Sequence[Any], report: _Report) -> None:
+        """Have the task told when the futures are done. It is pending or joining, and not yet waiting for anything."""
+        task.missing = len(futures) + 1  # the one more keeps it from going on before all are asked
+        for future in futures:
+            if not self._subscribe(task, future):
+                self._dependency_done(task, future, report)
+        self._dependency_done(task, None, report)
+
+    def _subscribe(self, task: Task, future: Any) -> bool:
+        if isinstance(future, Future):
+            awaited = future._task
+            if awaited is None or awaited.owner is task.owner:
+                return future.subscribe(task)
+        return watch_foreign(future, lambda done: self._foreign_done(task, done))
+
+    def _foreign_done(self, task: Task, future: Any) -> None:
+        with _Report(self) as report:
+            self._dependency_done(task, future, report)
+
+    def _dependency_done(self, task: Task, future: Any, report: _Report) -> None:
+        """A future that the task waits for is done; None for the one more of ``_wait_for``."""
+        error = None if future is None else error_of(future)
+        with self._lock:
+            if task.state is not PENDING and task.state is not JOINING:
+                return
+            task.missing -= 1
+            if error is None and task.missing:
+                return
+            joining = task.state is JOINING
+        if joining:
+            self._end_join(task, error, report)
+        elif error is None:
+            report.ready.append(task)
+        else:
+            self._finish(task, TaskState.DEPENDENCY_FAILED, None, dependency_error(task, future, error), report)
+
+    # -- joins ----------------------------------------------------------------------------------------------
+
+    def _join(self, task: Task, value: Any, report: _Report) -> None:
+        """Complete the joining task with ``value``, once the futures in it are done."""
+        futures = DEEP.futures(value)
+        task.waits_for = value
+        self._wait_for(task, futures, report)
+        # After subscribing, so that of two tasks that come to wait for each other at once, one at least sees it.
+        awaited = {future._task for future in futures if isinstance(future, Future)} - {None}
+        if awaited and (cycle := path_downstream(task, awaited)):
+            self._finish(task, FAILED, None, cycle_error(cycle), report)
+
+    def _end_join(self, task: Task, error: BaseException | None, report: _Report) -> None:
+        state, value = DONE, None
+        if error is None:
+            try:
+                value = DEEP.resolve(task.waits_for, value_of)
+            except Exception as failure:
+                error = failure
+        if error is not None:
+            state = CANCELLED if isinstance(error, CancelledError) else FAILED
+        self._finish(task, state, value, error, report)
+
+    # -- launching ------------------------------------------------------------------------------------------
+
+    def _launch(self, tasks: Iterable[Task], report: _Report) -> None:
+        """Hand tasks whose dependencies are done to executors, in one batch for each."""
+        batches: dict[Executor, list[Task]] = {}
+        for task in tasks:
+            if not self._put_values(task, report):
+                continue
+            executor = self._router.route(task.spec).choose()
+            with self._lock:
+                if task.state is not PENDING:
+                    continue
+                self._move(task, LAUNCHED)
+            batches.setdefault(executor, []).append(task)
+        for executor, batch in batches.items():
+            self._hand_over(executor, batch)
+
+    def _put_values(self, task: Task, report: _Report) -> bool:
+        """Put values in the place of futures; a task whose arguments cannot be rebuilt fails."""
+        try:
+            task.args, task.kwargs = self._resolver.resolve((task.args, task.kwargs), value_of)
+        except Exception as error:
+            self._finish(task, FAILED, None, error, report)
+            return False
+        return True
+
+    def _hand_over(self, executor: Executor, tasks: Sequence[Task]) -> None:
+        try:
+            executor.submit(
+                [Call(task.call_id, task.spec.function, task.args, task.kwargs, self._options(task)) for task in tasks]
+            )
+        except Exception as error:
+            self.completed([Outcome(task.call_id, None, error) for task in tasks])
+            return
+        for task in tasks:
+            # First the one, then the other: cancel() does them in the opposite order, so one of both sees the other.
+            task.executor = executor
+            if task.cancelling:
+                executor.cancel((task.call_id,))
+
+    def _options(self, task: Task) -> CallOptions:
+        options = task.spec.options
+        if not self._router.route(task.spec).templated:
+            return options
+        paths = {
+            field: path.replace("{id}", str(task.id)).replace("{name}", options.name)
+            for field in ("stdout", "stderr", "cwd")
+            if (path := getattr(options, field))
+        }
+        return dataclasses.replace(options, **paths)
+
+    # -- outcomes -------------------------------------------------------------------------------------------
+
+    def completed(self, outcomes: Sequence[Outcome]) -> None:
+        """What executors report. An outcome of a try that is over is ignored."""
+        with _Report(self) as report:
+            for call_id, value, error in outcomes:
+                task = self._tasks.get(call_id)
+                if task is None or task.state is not LAUNCHED:
+                    continue
+                if error is not None or task.cancelling:
+                    self._try_failed(task, error or CancelledError(), report)
+                elif task.spec.join or (type(value) not in ATOMS and is_future(value)):
+                    with self._lock:
+                        self._move(task, JOINING)
+                    self._join(task, value, report)
+                else:
+                    self._finish(task, DONE, value, None, report)
+
+    def _finish(self, task: Task, state: TaskState, value: Any, error: BaseException | None, report: _Report) -> bool:
+        """Complete the task's future, once; False if something else did."""
+        with self._lock:
+            if task.state in FINAL:
+                return False
+            self._move(task, state)
+        report.finished.append(task.call_id)
+        future = task.future
+        task.args, task.kwargs, task.waits_for, task.tries = (), NO_KWARGS, None, None
+        subscribers = future.finish(value, error)
+        if subscribers:
+            report.told.append((future, subscribers))
+        if self._journal.active:
+            self._journal.note(f"task.{state.name.lower()}", {"task": task.id, "error": error and repr(error)})
+        return True
+
+    def _move(self, task: Task, state: TaskState) -> None:
+        self._numbers[task.state] -= 1
+        task.move(state)
+        self._numbers[state] += 1
+
+    # -- tries ----------------------------------------------------------------------------------------------
+
+    def _try_failed(self, task: Task, error: BaseException, report: _Report) -> None:
+        if task.cancelling or isinstance(error, CancelledError):
+            message = f"{task} was cancelled"
+            self._finish(task, CANCELLED, None, error if error.args else CancelledError(message), report)
+            return
+        tries = task.tries = task.tries or Tries()
+        tries.failures += not isinstance(error, LostError) or isinstance(error, WorkerLostError)
+        if isinstance(error, LostError):
+            tries.losses += 1
+            tries.certificates.extend(error.certificates)
+            error = lost_error(error, tries.certificates)
+        decision = self._decide(task, tries, error)
+        if not decision.retry:
+            self._finish(task, FAILED, None, error, report)
+        elif decision.delay > 0:
+            self._set_retrying(task, decision)
+            self._timer.call_later(decision.delay, lambda: self._try_again(task))
+        else:
+            self._set_retrying(task, decision)
+            self._set_pending(task, report)
+
+    def _decide(self, task: Task, tries: Tries, error: BaseException) -> RetryDecision:
+        if self._phase in ("cancelling", "closed"):
+            return RetryDecision(False, reason="the run is closing")
+        retries = self._retries if task.spec.retries is None else task.spec.retries
+        name = task.spec.options.name
+        try:
+            return self._retry_policy.decide(Failure(task.id, name, error, retries, tries.failures, tries.losses))
+        except Exception as broken:
+            error.__context__ = broken
+            return RetryDecision(False, reason=f"the retry policy raised {broken!r}")
+
+    def _set_retrying(self, task: Task, decision: RetryDecision) -> None:
+        """The next try gets a call id of its own, so that a late outcome of this one is not taken for it."""
+        with self._lock:
+            self._move(task, RETRYING)
+            del self._tasks[task.call_id]
+            task.call_id = next(self._ids)
+            task.executor = None
+            self._tasks[task.call_id] = task
+            self._retried += 1
+        if self._journal.active:
+            self._journal.note("task.retrying", {"task": task.id, "delay": decision.delay, "reason": decision.reason})
+
+    def _try_again(self, task: Task) -> None:
+        with _Report(self) as report:
+            self._set_pending(task, report)
+
+    def _set_pending(self, task: Task, report: _Report) -> None:
+        with self._lock:
+            if task.state is not RETRYING:
+                return
+            self._move(task, PENDING)
+        report.ready.append(task)
+
+    # -- cancelling -----------------------------------------------------------------------------------------
+
+    def cancel(self, task: Task) -> bool:
+        """Cancel one task: see :meth:`Future.cancel`."""
+        with self._lock:
+            launched = task.state is LAUNCHED
+            if launched:
+                task.cancelling = task.executor is None  # it is just being handed over: _hand_over will see it
+                if task.cancelling:
+                    return True
+            executor, call_id = task.executor, task.call_id
+        if launched and executor is not None:
+            return call_id in executor.cancel((call_id,))
+        return self._cancel_waiting(task)
+
+    def _cancel_waiting(self, task: Task) -> bool:
+        """Cancel a task that no executor has."""
+        joined = DEEP.futures(task.waits_for) if task.state is JOINING else ()
+        with _Report(self) as report:
+            cancelled = self._finish(task, CANCELLED, None, CancelledError(f"{task} was cancelled"), report)
+        if cancelled:
+            for future in joined:
+                future.cancel()
+        return cancelled
+
+    def cancel_all(self, *, begun: bool) -> None:
+        """Cancel every task, or only those that no worker has begun."""
+        with self._lock:
+            tasks = list(self._tasks.values())
+        for task in tasks:
+            if task.state is not LAUNCHED:
+                self._cancel_waiting(task)
+        for executor in self._all_executors:
+            spared = () if begun else frozenset(executor.running())
+            launched = [task for task in tasks if task.executor is executor and task.state is LAUNCHED]
+            executor.cancel([task.call_id for task in launched if task.call_id not in spared])
+
+    # -- what futures ask -----------------------------------------------------------------------------------
+
+    def running(self, task: Task) -> bool:
+        """Whether a worker has begun the task."""
+        executor = task.executor
+        return executor is not None and task.state is LAUNCHED and task.call_id in executor.running()
+
+    def task_of_call(self, call_id: int) -> Task | None:
+        """The unfinished task whose present try has this id."""
+        return self._tasks.get(call_id)
+
+    def check_wait(self, task: Task, waiting: Task) -> None:
+        """Raises :class:`CycleError` if ``waiting``, which is about to wait for ``task``, would wait for itself."""
+        if cycle := path_downstream(waiting, {task}):
+            raise cycle_error(cycle)
+
+    # -- views ----------------------------------------------------------------------------------------------
+
+    def counts(self) -> Counts:
+        """How many tasks are where, now."""
+        with self._lock:
+            numbers, retried = list(self._numbers), self._retried
+        numbers[PENDING] += numbers.pop(RETRYING)
+        return Counts._make([*numbers, retried])
+
+    def unfinished(self, limit: int = 10) -> list[str]:
+        """What is waited for, in words: at most ``limit`` lines, those that have begun first."""
+        with self._lock:
+            tasks = list(self._tasks.values())
+        running = {call_id for executor in self._all_executors for call_id in executor.running()}
+        tasks.sort(key=lambda task: (task.call_id not in running, task.state != LAUNCHED, task.id))
+        lines = [f"{task}: {self._whereabouts(task, running)}" for task in tasks[:limit]]
+        return lines + ([f"and {len(tasks) - limit} more"] if len(tasks) > limit else [])
+
+    def _whereabouts(self, task: Task, running: set[int]) -> str:
+        if task.state is LAUNCHED and task.executor is not None:
+            state = "runs on" if task.call_id in running else "waits for a worker of"
+            return f"{state} {task.executor.label!r}"
+        return {
+            PENDING: f"waits for {task.missing} futures",
+            JOINING: f"waits for {task.missing} futures that it returned",
+            RETRYING: "waits for its next try",
+        }.get(task.state, "is being launched")
+
+    # -- ending ---------------------------------------------------------------------------------------------
+
+    def _forget(self, call_ids: Sequence[int]) -> None:
+        with self._lock:
+            for call_id in call_ids:
+                self._tasks.pop(call_id, None)
+            if not self._tasks:
+                self._became_idle.notify_all()
+
+    def _end(self, deadline: float) -> list[str]:
+        leftovers = []
+        for executor in self._all_executors:
+            remaining = max(1.0, deadline - time.monotonic())
+            try:
+                leftovers += executor.shutdown(cancel=True, timeout=remaining)
+            except Exception as error:
+                leftovers.append(f"executor {executor.label!r}: its shutdown raised {error!r}")
+        self._timer.close()
+        return leftovers
+
+    def _abandon(self) -> None:
+        """Every future completes: also those that an executor which broke its promise never reported."""
+        with self._lock:
+            self._phase = "closed"
+            tasks = list(self._tasks.values())
+        with _Report(self) as report:
+            for task in tasks:
+                error: BaseException = CancelledError(f"{task} was cancelled: its run was closed")
+                state = CANCELLED
+                if task.state is LAUNCHED and not task.cancelling:
+                    error, state = InternalError(f"{task}: executor {task.executor} never reported its outcome"), FAILED
+                self._finish(task, state, None, error, report)
+        self._journal.note("run.closed", self.counts()._asdict())
+        self._journal.close()
+
+
+class _Report:
+    """What follows from some outcomes: futures to tell of, tasks to launch. Done, and over, when its block is left."""
+
+    __slots__ = ("_kernel", "finished", "ready", "told")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self.finished: list[int] = []
+        self.ready: list[Task] = []
+        self.told: list[tuple[Future[Any], list[Any]]] = []
+
+    def __enter__(self) -> _Report:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        kernel = self._kernel
+        if self.told:
+            self._tell()
+        while self.ready:
+            ready, self.ready = self.ready, []
+            kernel._launch(ready, self)
+            if self.told:
+                self._tell()
+        if self.finished:
+            # Only now, so that the run is not idle before those who were told have submitted what follows.
+            kernel._forget(self.finished)
+
+    def _tell(self) -> None:
+        kernel, told = self._kernel, self.told
+        reporting = kernel._reporting
+        outer = getattr(reporting, "active", False)
+        reporting.active = True
+        try:
+            while told:
+                future, subscribers = told.pop()
+                for subscriber in subscribers:
+                    if type(subscriber) is Task:
+                        kernel._dependency_done(subscriber, future, self)
+                    else:
+                        tell(subscriber, future)
+        finally:
+            reporting.active = outer
+
+
+class _Context:
+    """What an executor reports to."""
+
+    def __init__(self, kernel: Kernel, executor: Executor) -> None:
+        self.run_id = kernel.run_id
+        self.directory = kernel.directory / executor.label
+        self.completed = kernel.completed
+        self.emit = kernel._journal.emit
+
+
+def _by_label(executors: Sequence[Executor]) -> dict[str, Executor]:
+    by_label: dict[str, Executor] = {}
+    for executor in executors:
+        if by_label.setdefault(executor.label, executor) is not executor:
+            raise ConfigError(f"executors: two have the label {executor.label!r}; each needs its own", "executors")
+    if not by_label:
+        raise ConfigError("executors: a run needs at least one", "executors")
+    return by_label
