@@ -1,0 +1,8 @@
+"""Threads and processes of this machine, as Weft executors."""
+
+from __future__ import annotations
+
+from .__about__ import __version__
+from .threads import ThreadExecutor
+
+__all__ = ["ThreadExecutor", "__version__"]
