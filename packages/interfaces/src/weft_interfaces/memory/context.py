@@ -15,7 +15,8 @@ __all__ = ["RecordingContext"]
 
 
 class RecordingContext:
-    """Keeps every outcome and event. ``on_completed`` is called with each batch, in the thread that reports it.
+    """Keeps every outcome and event. ``on_completed`` is called with each batch, in the thread that reports
+    it.
 
     ``counts`` says how many outcomes each call had, ``outcomes`` holds the latest of each.
     """
@@ -49,7 +50,10 @@ class RecordingContext:
             self._changed.notify_all()
 
     def wait(self, ids: Iterable[int], timeout: float) -> set[int]:
-        """Wait until all of these have had an outcome, ``timeout`` seconds at most. Returns those that have not."""
+        """Wait until all of these have had an outcome, ``timeout`` seconds at most.
+
+        Returns those that have not.
+        """
         missing, end = set(ids), time.monotonic() + timeout
         with self._changed:
             while True:

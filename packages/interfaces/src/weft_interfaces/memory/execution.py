@@ -14,11 +14,15 @@ from ..worker import WorkerContext, adopt_worker, current_worker
 __all__ = ["run_call"]
 
 
-def run_call(call: Call, worker: WorkerContext | None = None, serializer: Serializer | None = None) -> Outcome:
-    """Run it in this thread, as ``worker``. Never raises: also ``SystemExit`` and ``KeyboardInterrupt`` become outcomes.
+def run_call(
+    call: Call, worker: WorkerContext | None = None, serializer: Serializer | None = None
+) -> Outcome:
+    """Run it in this thread, as ``worker``. Never raises: also ``SystemExit`` and ``KeyboardInterrupt``
+    become outcomes.
 
     With a ``serializer`` all that goes in and comes out crosses it, as if the worker were another process.
-    Nothing stops the call at its timeout; one that took longer has failed with :class:`TaskTimeoutError` all the same.
+    Nothing stops the call at its timeout; one that took longer has failed with :class:`TaskTimeoutError` all
+    the same.
     """
     if serializer is None:
         return _run(call, worker or WorkerContext(in_process=True))
@@ -58,7 +62,9 @@ def _crossed(call: Call, serializer: Serializer) -> Call:
     name = call.options.name
     function = serializer.loads(serializer.dumps_function(call.function).data, f"the function of {name!r}")
     args = tuple(_cross(value, f"argument {i} of {name!r}", serializer) for i, value in enumerate(call.args))
-    kwargs = {key: _cross(value, f"argument {key!r} of {name!r}", serializer) for key, value in call.kwargs.items()}
+    kwargs = {
+        key: _cross(value, f"argument {key!r} of {name!r}", serializer) for key, value in call.kwargs.items()
+    }
     return call._replace(function=function, args=args, kwargs=kwargs)
 
 

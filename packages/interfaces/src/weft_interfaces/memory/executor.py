@@ -24,14 +24,17 @@ __all__ = ["InMemoryExecutor"]
 class InMemoryExecutor(BaseExecutor):
     """Runs each call inside ``submit``, in the thread that submits it; there is no thread of its own.
 
-    Calls submitted while an outcome is being reported run once the report has returned, so that a chain of any length needs
-    no stack; calls submitted by the body of a call run at once, so that it can wait for them.
-    ``slots`` is what ``load`` and ``refusal`` say; it limits nothing. ``stdout``, ``stderr`` and ``cwd`` of a call are ignored: they
-    belong to the process. A call past its timeout fails when it ends; a begun one can be cancelled where it is interruptible.
-    With a ``serializer``, calls and outcomes cross it, as if the worker were another process.
+    Calls submitted while an outcome is being reported run once the report has returned, so that a chain of
+    any length needs no stack; calls submitted by the body of a call run at once, so that it can wait for
+    them. ``slots`` is what ``load`` and ``refusal`` say; it limits nothing. ``stdout``, ``stderr`` and
+    ``cwd`` of a call are ignored: they belong to the process. A call past its timeout fails when it ends; a
+    begun one can be cancelled where it is interruptible. With a ``serializer``, calls and outcomes cross it,
+    as if the worker were another process.
     """
 
-    def __init__(self, label: str = "memory", slots: int = 1, *, serializer: Serializer | None = None) -> None:
+    def __init__(
+        self, label: str = "memory", slots: int = 1, *, serializer: Serializer | None = None
+    ) -> None:
         super().__init__(label)
         self.in_process = serializer is None
         self._slots = slots
@@ -55,7 +58,9 @@ class InMemoryExecutor(BaseExecutor):
         entries = [_Entry(call) for call in calls]
         with self._changed:
             if self._context is None or self._closing:
-                raise RunClosedError(f"executor {self.label!r} is not running: start it before submitting to it")
+                raise RunClosedError(
+                    f"executor {self.label!r} is not running: start it before submitting to it"
+                )
             self._entries.update((entry.call.id, entry) for entry in entries)
         frame = self._local.frame
         if frame is not None and frame.reporting:
@@ -101,7 +106,9 @@ class InMemoryExecutor(BaseExecutor):
         with self._changed:
             self._context, self._closing = None, False
         begun = [entry for entry in left if entry.thread_name]
-        return [f"thread {entry.thread_name!r} still runs the task {entry.call.options.name!r}" for entry in begun]
+        return [
+            f"thread {entry.thread_name!r} still runs the task {entry.call.options.name!r}" for entry in begun
+        ]
 
     def run_waiting(self) -> None:
         """Run what this thread has been given and has not begun: a body that waits for it does this first."""
@@ -117,7 +124,9 @@ class InMemoryExecutor(BaseExecutor):
                 if self._begin(entry):
                     outcome = run_call(entry.call, _InlineWorker(self, entry), self._serializer)
                     if self._settle(entry):
-                        self._report([Outcome(outcome.id, error=CancelledError()) if entry.cancelled else outcome])
+                        self._report(
+                            [Outcome(outcome.id, error=CancelledError()) if entry.cancelled else outcome]
+                        )
 
     def _begin(self, entry: _Entry) -> bool:
         with self._changed:
@@ -162,7 +171,10 @@ class InMemoryExecutor(BaseExecutor):
         self._drain(frame)
 
     def _wait_for_others(self, end: float) -> list[_Entry]:
-        """Wait until no other thread has a call of this executor. Returns what is left, for which none else will report."""
+        """Wait until no other thread has a call of this executor.
+
+        Returns what is left, for which none else will report.
+        """
         me = threading.get_ident()
         with self._changed:
             while any(entry.thread_id != me for entry in self._entries.values()):
@@ -177,7 +189,10 @@ class InMemoryExecutor(BaseExecutor):
 
 
 class _Entry:
-    """A call that has not had its outcome. ``settled``: its outcome is decided, and whoever decided it reports it."""
+    """A call that has not had its outcome.
+
+    ``settled``: its outcome is decided, and whoever decided it reports it.
+    """
 
     __slots__ = ("call", "cancelled", "settled", "thread_id", "thread_name", "worker")
 

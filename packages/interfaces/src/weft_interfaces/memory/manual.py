@@ -23,9 +23,10 @@ class ManualExecutor(BaseExecutor):
         submit ──> held ── begin ──> begun ── complete, fail, lose, run ──> outcome
                      └── cancel ──> cancelling ── confirm ──> CancelledError
 
-    ``complete``, ``fail``, ``lose`` and ``run`` also take a call that has not begun. What would give a call a second outcome, or an
-    id a second call, raises :class:`AssertionError` and is kept in ``misuses``. ``confirm_cancels=False`` holds a cancel
-    until ``confirm``. ``stops_begun=False`` refuses to cancel what has begun. ``shutdown`` runs what is held, or cancels it.
+    ``complete``, ``fail``, ``lose`` and ``run`` also take a call that has not begun. What would give a call a
+    second outcome, or an id a second call, raises :class:`AssertionError` and is kept in ``misuses``.
+    ``submitted`` holds all calls by id. ``confirm_cancels=False`` holds a cancel until ``confirm``.
+    ``stops_begun=False`` refuses to cancel what has begun. ``shutdown`` runs what is held, or cancels it.
     """
 
     def __init__(
@@ -103,7 +104,9 @@ class ManualExecutor(BaseExecutor):
         """Really run the call, in this thread. Meanwhile it cannot be cancelled; it can be lost."""
         with self._changed:
             self._require(call_id in self._held, f"run({call_id}): no such call is held: an outcome too many")
-            self._require(call_id not in self._cancelling, f"run({call_id}): its cancel was accepted: confirm it")
+            self._require(
+                call_id not in self._cancelling, f"run({call_id}): its cancel was accepted: confirm it"
+            )
             self._require(call_id not in self._executing, f"run({call_id}): it runs already")
             call = self._held[call_id]
             self._begun.add(call_id)
@@ -150,7 +153,9 @@ class ManualExecutor(BaseExecutor):
     def submit(self, calls: Sequence[Call]) -> None:
         with self._changed:
             if self._context is None or self._closing:
-                raise RunClosedError(f"executor {self.label!r} is not running: start it before submitting to it")
+                raise RunClosedError(
+                    f"executor {self.label!r} is not running: start it before submitting to it"
+                )
             for call in calls:
                 self._require(call.id not in self.submitted, f"submit({call.id}): this id had a call before")
             self.submitted.update((call.id, call) for call in calls)
@@ -205,8 +210,12 @@ class ManualExecutor(BaseExecutor):
     def _take(self, call_id: int, doing: str) -> None:
         """Decide that the call gets its outcome now."""
         with self._changed:
-            self._require(call_id in self._held, f"{doing}({call_id}): no such call is held: an outcome too many")
-            self._require(call_id not in self._cancelling, f"{doing}({call_id}): its cancel was accepted: confirm it")
+            self._require(
+                call_id in self._held, f"{doing}({call_id}): no such call is held: an outcome too many"
+            )
+            self._require(
+                call_id not in self._cancelling, f"{doing}({call_id}): its cancel was accepted: confirm it"
+            )
             self._remove(call_id)
 
     def _stoppable(self, call_id: int) -> bool:
