@@ -1,0 +1,80 @@
+"""What the integration tests share: fresh interpreters, and where the distributions are."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A graph on the kernel alone: ten leaves and one task that waits for them. It prints 55.
+GRAPH = """
+with Kernel([InMemoryExecutor()], directory=Path("unused")) as kernel:
+    leaves = [kernel.submit(TaskSpec(function=lambda x: x + 1), (i,)) for i in range(10)]
+    print(kernel.submit(TaskSpec(function=sum), (leaves,)).result(timeout=30))
+"""
+
+RunPython = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def graph() -> str:
+    """The source of a small graph; it needs ``Kernel``, ``TaskSpec``, ``InMemoryExecutor`` and ``Path``."""
+    return GRAPH
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> RunPython:
+    """Run a command line of Python in an empty folder; what it printed. Warnings are errors."""
+
+    def run(*arguments: str | Path, python: str | Path = sys.executable) -> str:
+        command = [str(python), "-W", "error", *map(str, arguments)]
+        result = subprocess.run(
+            command,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        if result.returncode:
+            pytest.fail(f"exit status {result.returncode}\n{result.stdout}\n{result.stderr}", pytrace=False)
+        return result.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def source_of() -> Callable[[str], Path]:
+    """The folder of an installed package."""
+
+    def find(name: str) -> Path:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None, f"{name} is not installed"
+        assert spec.origin is not None
+        return Path(spec.origin).parent
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def uv() -> str:
+    """The uv that hatch uses."""
+    found = os.environ.get("HATCH_UV") or shutil.which("uv")
+    if not found:
+        pytest.fail("uv is not on PATH; run the tests through hatch, which brings it", pytrace=False)
+    return found
