@@ -39,6 +39,7 @@ def is_editable(dist: Distribution) -> bool:
     return bool(origin.get("dir_info", {}).get("editable"))
 
 
+@pytest.mark.wheels
 @pytest.mark.skipif(os.environ.get("WEFT_WHEELS") != "1", reason="only where the wheels are installed")
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_the_wheel_is_complete(name: str) -> None:
