@@ -442,8 +442,8 @@ class Crew:
     def _deadlock(self, call: Call | None) -> DeadlockError:
         name = call.options.name if call else "a callback"
         return DeadlockError(
-            f"task {name!r} waits for another task, as {self._lenders} others already do in executor "
-            f"{self._label!r}, and there can be no more threads to run those that they wait for; let it return "
+            f"task {name!r} waits for another task, as {self._lenders} others already do in "
+            f"executor {self._label!r}, and there can be no more threads to run those that they wait for; let it return "
             f"the futures instead (@weft.join), or give the executor more workers"
         )
 
@@ -538,8 +538,8 @@ class Crew:
         worker = self._running.get(call_id)
         name = worker.call.options.name if worker and worker.call else call_id
         return WorkerLostError(
-            f"task {name!r} still ran when executor {self._label!r} was shut down; its thread goes on, because "
-            f"threads cannot be stopped, and its outcome will not be known"
+            f"task {name!r} still ran when executor {self._label!r} was shut down; its thread goes on, "
+            f"because threads cannot be stopped, and its outcome will not be known"
         )
 
     def _leftovers(self) -> list[str]:

@@ -66,13 +66,16 @@ class ThreadExecutor(BaseExecutor):
         crew.submit(calls)
 
     def cancel(self, ids: Collection[int]) -> Collection[int]:
-        return () if self._crew is None else self._crew.cancel(ids)
+        crew = self._crew
+        return () if crew is None else crew.cancel(ids)
 
     def running(self) -> Collection[int]:
-        return () if self._crew is None else self._crew.running()
+        crew = self._crew
+        return () if crew is None else crew.running()
 
     def load(self) -> Load:
-        return Load(0, 0, 0, self._slots) if self._crew is None else self._crew.load()
+        crew = self._crew
+        return Load(0, 0, 0, self._slots) if crew is None else crew.load()
 
     def refusal(self, resources: Resources) -> str | None:
         refusal = super().refusal(resources)
