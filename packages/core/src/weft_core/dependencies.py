@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from .future import Future
+
 __all__ = [
     "ATOMS",
     "DEEP",
@@ -35,6 +37,8 @@ def is_future(value: Any) -> bool:
 
 def error_of(future: Any) -> BaseException | None:
     """The error of a future that is done, cancellation being one."""
+    if type(future) is Future:
+        return future._exception
     try:
         error: BaseException | None = future.exception()
     except (concurrent.futures.CancelledError, asyncio_cancelled()) as cancelled:
@@ -44,7 +48,7 @@ def error_of(future: Any) -> BaseException | None:
 
 def value_of(future: Any) -> Any:
     """The value of a future that is done, and has one."""
-    return future.result()
+    return future._result if type(future) is Future else future.result()
 
 
 def watch_foreign(future: Any, callback: Callable[[Any], object]) -> bool:

@@ -56,6 +56,31 @@ class Waiter:
         return self._lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
 
 
+class _Waiters(list[Any]):
+    """Those who wait in the standard library's ``wait`` and ``as_completed``, for any of several futures each.
+
+    In a task such a wait lends the worker's slot, as :meth:`Future.result` does: from the first future that the waiter is
+    put on to the last that it is taken off.
+    """
+
+    def append(self, waiter: Any) -> None:
+        worker = current_worker()
+        if worker is not None:
+            if not hasattr(waiter, "weft_futures"):
+                waiter.weft_lent = worker.waiting()
+                waiter.weft_lent.__enter__()
+                waiter.weft_futures = 0
+            waiter.weft_futures += 1
+        super().append(waiter)
+
+    def remove(self, waiter: Any) -> None:
+        super().remove(waiter)
+        if hasattr(waiter, "weft_futures"):
+            waiter.weft_futures -= 1
+            if not waiter.weft_futures:
+                waiter.weft_lent.__exit__(None, None, None)
+
+
 class Future(concurrent.futures.Future[T]):
     """The value that a task will have.
 
@@ -228,7 +253,7 @@ class Future(concurrent.futures.Future[T]):
     def _condition(self) -> threading.Condition:  # type: ignore[override]  # read by the standard library alone
         with _guard:
             if self.__lazy_condition is None:
-                self.__lazy_waiters: list[Any] = []
+                self.__lazy_waiters = _Waiters()
                 self.__lazy_condition = threading.Condition()
             return self.__lazy_condition
 

@@ -202,11 +202,7 @@ class Kernel:
         route = self._router.route(spec)
         task = Task(self, next(self._ids), spec, args, kwargs or NO_KWARGS)
         future = task.future
-        if ATOMS.issuperset(map(type, args)) and (not kwargs or ATOMS.issuperset(map(type, kwargs.values()))):
-            futures = None
-        else:
-            futures = self._resolver.futures((args, kwargs))
-        if futures:
+        if futures := self._futures_in(args, kwargs):
             self._admit(task, PENDING)
             with _Report(self) as report:
                 self._wait_for(task, futures, report)
@@ -251,6 +247,23 @@ class Kernel:
         return f"run {self.run_id} {state} and takes no more tasks: task {name!r} was not submitted"
 
     # -- dependencies ---------------------------------------------------------------------------------------
+
+    def _futures_in(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+        futures: list[Any] = []
+        for value in (*args, *kwargs.values()) if kwargs else args:
+            kind = type(value)
+            if kind is Future:
+                futures.append(value)
+            elif kind not in ATOMS:
+                futures += self._resolver.futures(value)
+        return futures
+
+    def _value(self, value: Any) -> Any:
+        """An argument with values in the place of futures."""
+        kind = type(value)
+        if kind in ATOMS:
+            return value
+        return value_of(value) if kind is Future else self._resolver.resolve(value, value_of)
 
     def _wait_for(self, task: Task, futures: Sequence[Any], report: _Report) -> None:
         """Have the task told when the futures are done. It is pending or joining, and not yet waiting for anything."""
@@ -331,7 +344,9 @@ class Kernel:
     def _put_values(self, task: Task, report: _Report) -> bool:
         """Put values in the place of futures; a task whose arguments cannot be rebuilt fails."""
         try:
-            task.args, task.kwargs = self._resolver.resolve((task.args, task.kwargs), value_of)
+            task.args = tuple([self._value(value) for value in task.args])
+            if task.kwargs:
+                task.kwargs = {name: self._value(value) for name, value in task.kwargs.items()}
         except Exception as error:
             self._finish(task, FAILED, None, error, report)
             return False

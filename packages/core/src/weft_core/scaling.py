@@ -119,5 +119,5 @@ def _limit(state: ScalingState, tally: _Tally) -> str:
     """Why nothing is asked for although the load would use it."""
     wanted = state.settings.parallelism * (state.demand.queued + state.demand.running)
     if tally.jobs >= state.settings.max and wanted > state.settings.max * _slots(state):
-        return f"; no more than {_blocks(state.settings.max)} allowed"
+        return f"; max is {state.settings.max}"
     return ""
