@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError
 
 from ..block import BlockCommand, BlockLoad, Blocks, ExecutorDemand
 from ..call import Call, Outcome
-from ..errors import BlockLostError, DeathCertificate, ProviderError
+from ..errors import BlockLostError, DeathCertificate, ProviderError, ResourcesError
 from ..executor import Load
 from ..provider import JobStatus
 from ..resources import Resources
@@ -83,6 +83,14 @@ class InMemoryBlockExecutor(ManualExecutor):
 
     def submit(self, calls: Sequence[Call]) -> None:
         super().submit(calls)
+        refused = [
+            Outcome(c.id, error=ResourcesError(r)) for c in calls if (r := self.refusal(c.options.resources))
+        ]
+        with self._changed:
+            for outcome in refused:
+                self._remove(outcome.id)
+        if refused:
+            self._report(refused)
         with self._changed:
             for call in calls:
                 heapq.heappush(self._waiting, (-call.options.priority, next(self._order), call.id))

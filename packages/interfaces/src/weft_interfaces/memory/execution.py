@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
 from typing import Any
@@ -20,9 +21,9 @@ def run_call(
     """Run it in this thread, as ``worker``. Never raises: also ``SystemExit`` and ``KeyboardInterrupt``
     become outcomes.
 
-    With a ``serializer`` all that goes in and comes out crosses it, as if the worker were another process.
-    Nothing stops the call at its timeout; one that took longer has failed with :class:`TaskTimeoutError` all
-    the same.
+    With a ``serializer`` all that goes in and comes out crosses it, as if the worker were another process. At
+    its timeout a call is interrupted, by a thread for this, if it is interruptible; one that took longer has
+    failed with :class:`TaskTimeoutError` in any case.
     """
     if serializer is None:
         return _run(call, worker or WorkerContext(in_process=True))
@@ -36,22 +37,37 @@ def run_call(
 
 
 def _run(call: Call, worker: WorkerContext) -> Outcome:
-    timeout, begun, previous = call.options.timeout, time.monotonic(), current_worker()
-    worker.call, worker.deadline = call, None if timeout is None else begun + timeout
+    timeout = call.options.timeout
+    if timeout is None:
+        return _run_to_its_end(call, worker)
+    timer = threading.Timer(timeout, worker.interrupt, (call.id,))
+    begun = time.monotonic()
+    worker.deadline = begun + timeout
+    timer.start()
+    try:
+        outcome = _run_to_its_end(call, worker)
+    finally:
+        timer.cancel()
+        timer.join()
+        worker.deadline = None
+    if time.monotonic() - begun < timeout:
+        return outcome
+    message = f"the task {call.options.name!r} took longer than its timeout of {timeout:g} s"
+    return Outcome(call.id, error=TaskTimeoutError(message, timeout))
+
+
+def _run_to_its_end(call: Call, worker: WorkerContext) -> Outcome:
+    previous, worker.call = current_worker(), call
     adopt_worker(worker)
     try:
-        outcome = Outcome(call.id, call.function(*call.args, **call.kwargs))
+        return Outcome(call.id, call.function(*call.args, **call.kwargs))
     except (SystemExit, KeyboardInterrupt) as end:
-        outcome = Outcome(call.id, error=_exit_error(call, end))
+        return Outcome(call.id, error=_exit_error(call, end))
     except BaseException as error:  # noqa: BLE001 - the outcome of a call is whatever it raises
-        outcome = Outcome(call.id, error=error)
+        return Outcome(call.id, error=error)
     finally:
         adopt_worker(previous)
-        worker.call = worker.deadline = None
-    if timeout is not None and time.monotonic() - begun > timeout:
-        message = f"the task {call.options.name!r} took longer than its timeout of {timeout:g} s"
-        return Outcome(call.id, error=TaskTimeoutError(message, timeout))
-    return outcome
+        worker.call = None
 
 
 def _cross(value: Any, what: str, serializer: Serializer) -> Any:

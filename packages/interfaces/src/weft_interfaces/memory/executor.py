@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from ..call import Call, Outcome
-from ..errors import ConfigError, RunClosedError, WorkerLostError
+from ..errors import ConfigError, ResourcesError, RunClosedError, WorkerLostError
 from ..executor import BaseExecutor, ExecutorContext, Load
 from ..resources import Resources
 from ..serializer import Serializer
@@ -122,11 +122,17 @@ class InMemoryExecutor(BaseExecutor):
             while frame.waiting:
                 entry = heapq.heappop(frame.waiting)[-1]
                 if self._begin(entry):
-                    outcome = run_call(entry.call, _InlineWorker(self, entry), self._serializer)
+                    outcome = self._run(entry)
                     if self._settle(entry):
                         self._report(
                             [Outcome(outcome.id, error=CancelledError()) if entry.cancelled else outcome]
                         )
+
+    def _run(self, entry: _Entry) -> Outcome:
+        refusal = self.refusal(entry.call.options.resources)
+        if refusal is not None:
+            return Outcome(entry.call.id, error=ResourcesError(refusal))
+        return run_call(entry.call, _InlineWorker(self, entry), self._serializer)
 
     def _begin(self, entry: _Entry) -> bool:
         with self._changed:

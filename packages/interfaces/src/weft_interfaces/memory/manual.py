@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from ..call import Call, Outcome
-from ..errors import ConfigError, DeathCertificate, RunClosedError, WorkerLostError
+from ..errors import ConfigError, DeathCertificate, ResourcesError, RunClosedError, WorkerLostError
 from ..executor import BaseExecutor, ExecutorContext, Load
 from ..resources import Resources
 from ..serializer import Serializer
@@ -111,7 +111,11 @@ class ManualExecutor(BaseExecutor):
             call = self._held[call_id]
             self._begun.add(call_id)
             self._executing.add(call_id)
-        outcome = run_call(call, serializer=self._serializer)
+        refusal = self.refusal(call.options.resources)
+        if refusal is not None:
+            outcome = Outcome(call_id, error=ResourcesError(refusal))
+        else:
+            outcome = run_call(call, serializer=self._serializer)
         with self._changed:
             self._executing.discard(call_id)
             mine = self._held.get(call_id) is call

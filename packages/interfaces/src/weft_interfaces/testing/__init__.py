@@ -1,0 +1,22 @@
+"""Conformance suites: how the author of a plug-in knows that it is done.
+
+Subclass the suite of your contract in a test module, and write the one method that makes what is to be
+tested::
+
+    from weft_interfaces.testing import ExecutorSuite
+
+
+    class TestMyExecutor(ExecutorSuite):
+        def make_executor(self):
+            return MyExecutor(label="mine")
+
+Every test says in its message which promise of the contract was broken. Any test runner that collects classes
+by their ``test_`` methods will do; nothing here imports one. Waits are bounded by the suite's ``timeout``.
+"""
+
+from __future__ import annotations
+
+from .executor import ExecutorSuite
+from .pool import PoolSuite
+
+__all__ = ["ExecutorSuite", "PoolSuite"]
