@@ -1,0 +1,167 @@
+"""Run Python functions and shell commands as a graph of futures, on a laptop or a cluster.
+
+::
+
+    import weft
+
+
+    @weft.task
+    def square(x: int) -> int:
+        return x * x
+
+
+    with weft.run():
+        print(sum(weft.map(square, range(10))))
+
+Importing this package imports almost nothing: what it offers is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .__about__ import __version__
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from weft_core import BackoffRetryPolicy, Counts, Future
+    from weft_executor_local import ProcessExecutor, ThreadExecutor
+    from weft_interfaces import (
+        BlockLostError,
+        Blocks,
+        CallError,
+        ChannelError,
+        ConfigError,
+        CycleError,
+        DeadlockError,
+        DeathCertificate,
+        DependencyError,
+        FutureMisuseError,
+        InputError,
+        InterchangeLostError,
+        InternalError,
+        LostError,
+        ManagerLostError,
+        MissingPluginError,
+        ProviderError,
+        RemoteError,
+        Resources,
+        ResourcesError,
+        RunClosedError,
+        SerializationError,
+        ShellError,
+        StagingError,
+        TaskError,
+        TaskExitError,
+        TaskTimeoutError,
+        TransientError,
+        UnitError,
+        WeftError,
+        WorkerLostError,
+    )
+
+    from ._config import Config
+    from ._current import current_run
+    from ._graph import as_completed, gather, map, pool, remaining  # noqa: A004
+    from ._option import TaskOptions
+    from ._run import Run, run
+    from ._shell import ShellResult, shell
+    from ._task import TaskFunction, join, later, task
+
+__all__ = [
+    "BackoffRetryPolicy",
+    "BlockLostError",
+    "Blocks",
+    "CallError",
+    "ChannelError",
+    "Config",
+    "ConfigError",
+    "Counts",
+    "CycleError",
+    "DeadlockError",
+    "DeathCertificate",
+    "DependencyError",
+    "Future",
+    "FutureMisuseError",
+    "InputError",
+    "InterchangeLostError",
+    "InternalError",
+    "LostError",
+    "ManagerLostError",
+    "MissingPluginError",
+    "ProcessExecutor",
+    "ProviderError",
+    "RemoteError",
+    "Resources",
+    "ResourcesError",
+    "Run",
+    "RunClosedError",
+    "SerializationError",
+    "ShellError",
+    "ShellResult",
+    "StagingError",
+    "TaskError",
+    "TaskExitError",
+    "TaskFunction",
+    "TaskOptions",
+    "TaskTimeoutError",
+    "ThreadExecutor",
+    "TransientError",
+    "UnitError",
+    "WeftError",
+    "WorkerLostError",
+    "__version__",
+    "as_completed",
+    "current_run",
+    "gather",
+    "join",
+    "later",
+    "map",
+    "pool",
+    "remaining",
+    "run",
+    "shell",
+    "task",
+]
+
+_PLACES = {
+    "._config": ("Config",),
+    "._current": ("current_run",),
+    "._graph": ("as_completed", "gather", "map", "pool", "remaining"),
+    "._option": ("TaskOptions",),
+    "._run": ("Run", "run"),
+    "._shell": ("ShellResult", "shell"),
+    "._task": ("TaskFunction", "join", "later", "task"),
+    "weft_core": ("BackoffRetryPolicy", "Counts", "Future"),
+    "weft_executor_local": ("ProcessExecutor", "ThreadExecutor"),
+}
+_PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
+# Known here, in distributions that need not be installed: module and distribution.
+_ELSEWHERE = {"HighThroughputExecutor": ("weft_executor_htex", "weft-executor-htex")}
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    place, distribution = _ELSEWHERE.get(name, (_PLACE_OF.get(name), ""))
+    if place is None:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+        place = "weft_interfaces"
+    try:
+        module = importlib.import_module(place, __name__)
+    except ModuleNotFoundError as error:
+        if not distribution or error.name != place:
+            raise
+        from weft_interfaces import MissingPluginError
+
+        raise MissingPluginError(
+            f"weft.{name} is in {distribution}, which is not installed: pip install {distribution}"
+        ) from None
+    globals()[name] = value = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -1,0 +1,102 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from weft_interfaces import ConfigError, format_seconds
+
+from .__about__ import __version__
+from ._config import Config, read_config
+from ._settings import set_defaults
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Run Python functions and shell commands as a graph of futures.",
+)
+config_app = typer.Typer(no_args_is_help=True, help="Look at configuration files.")
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="The configuration of runs without one."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Script = Annotated[Path, typer.Argument(metavar="SCRIPT", help="The Python script to run.")]
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[-- ARGUMENTS]", help="The arguments of the script."),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"weft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options of all commands."""
+
+
+@app.command()
+def run(script: Script, arguments: Arguments = None, config: ConfigFile = None, quiet: Quiet = False) -> None:
+    """Run a script that uses weft, with progress shown. Its exit status is that of the script."""
+    from ._run import close_default_run
+    from ._script import run_script
+
+    settings = _read(config) if config else None
+    set_defaults(settings, progress=True, quiet=quiet)
+    if not script.is_file():
+        _fail(f"{script}: no such script")
+    raise SystemExit(run_script(script, arguments or [], close_default_run))
+
+
+@config_app.command()
+def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A TOML file.")]) -> None:
+    """Say what a configuration file means, or all that is wrong in it: exit status 1; 2 if it cannot be
+    read.
+    """
+    settings = _read(file)
+    typer.echo(f"{file}: OK")
+    for line in _explained(settings):
+        typer.echo(f"  {line}")
+
+
+def _read(path: Path) -> Config:
+    try:
+        return read_config(path)
+    except ConfigError as error:
+        _fail(str(error), status=1)
+    except OSError as error:
+        _fail(f"{path}: {error.strerror}")
+
+
+def _explained(config: Config) -> list[str]:
+    lines = []
+    for executor in config.make_executors():
+        slots = executor.load().max_slots
+        size = f", up to {slots} worker slots" if slots else ""
+        where = "in this process" if executor.in_process else "in other processes"
+        lines.append(f"executor {executor.label!r}: {type(executor).__name__}, {where}{size}")
+    lines.append(f"retries: {config.retries}")
+    lines.append(f"run directories: {Path(config.run_dir).absolute()}")
+    lines.append(f"an interrupted run waits up to {format_seconds(float(config.shutdown_timeout))}")
+    return lines
+
+
+def _fail(message: str, status: int = 2) -> NoReturn:
+    print(f"weft: {message}", file=sys.stderr)
+    raise SystemExit(status)

@@ -1,0 +1,45 @@
+"""What holds for runs that do not say: set by the command line and by the environment."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._config import Config
+
+__all__ = ["default_config", "set_defaults", "shows_progress"]
+
+_config: Config | None = None
+_progress = False
+_quiet = False
+
+
+def set_defaults(config: Config | None, *, progress: bool, quiet: bool) -> None:
+    """From now on: the configuration of runs that have none, and whether progress is shown where nothing else
+    says so.
+    """
+    global _config, _progress, _quiet
+    _config, _progress, _quiet = config, progress, quiet
+
+
+def default_config() -> Config:
+    """The one of the command line; else the file that ``WEFT_CONFIG`` names; else threads of this process."""
+    from ._config import Config, read_config
+
+    if _config is not None:
+        return _config
+    path = os.environ.get("WEFT_CONFIG")
+    return read_config(path) if path else Config()
+
+
+def shows_progress(configured: bool | None) -> bool:
+    """Whether progress is shown: ``--quiet`` and ``WEFT_PROGRESS`` come before what the configuration
+    says.
+    """
+    wish = os.environ.get("WEFT_PROGRESS", "").strip().lower()
+    if _quiet or wish in ("0", "no", "off", "false"):
+        return False
+    if wish:
+        return True
+    return _progress if configured is None else configured
