@@ -35,6 +35,9 @@ VENDORING_SEAM = ("weft_core", "_interfaces")
 # Part of the standard library in a newer Python than the oldest that runs this script.
 NEWER_STDLIB = frozenset({"annotationlib", "compression", "tomllib"})
 
+# What every type checker brings along: not needed by anything that runs.
+TYPE_CHECKER_BRINGS = frozenset({"_typeshed", "typing_extensions"})
+
 REQUIRED_FILES = ("README.md", "CHANGELOG.md", "LICENSE")
 
 
@@ -283,7 +286,7 @@ def check_import(package: Package, packages: Packages, file: Path, found: Import
                 f"the import leaves {package.import_name}. Import siblings absolutely, by their own names."
             )
             yield Problem(file, found.line, "relative", message)
-    elif found.relative or is_stdlib(top):
+    elif found.relative or is_stdlib(top) or (top in TYPE_CHECKER_BRINGS and not found.runtime):
         return
     elif top == package.import_name:
         message = f"{found.module} is in the same package. Import it relatively: it may be vendored."

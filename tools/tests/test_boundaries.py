@@ -115,6 +115,14 @@ def test_type_checking_does_not_excuse_a_sibling(workspace: Workspace) -> None:
     assert f"{FAST}/a.py:3: [star]" in workspace.only_problem()
 
 
+def test_type_checking_excuses_what_type_checkers_bring(workspace: Workspace) -> None:
+    source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from typing_extensions import Self\n"
+    workspace.write(f"{CORE}/a.py", source)
+    assert workspace.problems() == []
+    workspace.write(f"{CORE}/a.py", "from typing_extensions import Self\n")
+    assert "[standard-library]" in workspace.only_problem()
+
+
 def test_the_seam_may_look_beside_the_kernel(workspace: Workspace) -> None:
     seam = (
         "import importlib\nfrom typing import TYPE_CHECKING\n"
