@@ -24,15 +24,15 @@ _ROUNDING = 1e-9  # 0.1 x 30 is a little more than 3, which must not cost a bloc
 class LoadScalingPolicy:
     """Asks for blocks as calls wait, and gives back those that are idle. A pure function of the state.
 
-    - Blocks that were asked for and have not ended count as coming, whatever their state: the same need is never asked
-      for twice. A job whose state is unknown is neither up nor ended.
-    - Blocks that wait in the queue are kept when the load falls: they cost nothing yet, and their place in the queue is
-      worth having. Should they start with nothing to do, they idle away like others.
-    - A block is given back once it was idle for ``idle_timeout``, its job runs, and no call runs in it; never so many that
-      fewer than ``min`` are up, and never one that waiting calls could fill.
+    - Blocks that were asked for and have not ended count as coming, whatever their state: the same need is
+      never asked for twice. A job whose state is unknown is neither up nor ended.
+    - Blocks that wait in the queue are kept when the load falls: they cost nothing yet, and their place in
+      the queue is worth having. Should they start with nothing to do, they idle away like others.
+    - A block is given back once it was idle for ``idle_timeout``, its job runs, and no call runs in it; never
+      so many that fewer than ``min`` are up, and never one that waiting calls could fill.
     - Draining blocks are no help for the load, but count for ``max``: their jobs have not ended.
 
-    How many blocks a run starts with is in ``settings.min``, which the scaler raises to ``init`` for the first decision.
+    The blocks at the start are in ``settings.min``: the scaler raises it to ``init`` for the first decision.
     """
 
     def decide(self, state: ScalingState) -> ScalingDecision:
@@ -62,7 +62,11 @@ def _tally(state: ScalingState) -> _Tally:
     coming = {block_id: view for block_id, view in jobs.items() if not view.draining}
     up = {block_id: view for block_id, view in coming.items() if _up(view)}
     timeout = float(state.settings.idle_timeout)
-    idle = [(view.idle_for, block_id) for block_id, view in up.items() if not view.running and view.idle_for >= timeout]
+    idle = [
+        (view.idle_for, block_id)
+        for block_id, view in up.items()
+        if not view.running and view.idle_for >= timeout
+    ]
     return _Tally(_needed(state), len(coming), len(up), len(jobs), idle)
 
 
@@ -110,7 +114,9 @@ def _numbers(state: ScalingState, tally: _Tally) -> str:
 
 
 def _farewell(state: ScalingState, tally: _Tally, given_back: tuple[str, ...]) -> str:
-    idle = ", ".join(f"{block_id} idle for {state.blocks[block_id].idle_for:.0f} s" for block_id in given_back)
+    idle = ", ".join(
+        f"{block_id} idle for {state.blocks[block_id].idle_for:.0f} s" for block_id in given_back
+    )
     timeout = float(state.settings.idle_timeout)
     return f"-{_blocks(len(given_back))} ({idle}; {timeout:g} s are allowed): {_numbers(state, tally)}"
 
