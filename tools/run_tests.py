@@ -214,7 +214,12 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"no step is called {unknown[0]!r}. The steps are {', '.join(STEPS)}")
     os.chdir(ROOT)
     begin = time.monotonic()
-    reports = [report for name in names for report in STEPS[name]()]
+    reports: list[Report] = []
+    try:
+        for name in names:
+            reports.extend(STEPS[name]())  # keeps what came before an interruption
+    except KeyboardInterrupt:
+        reports.append(Report("interrupted", 0, Counter(errors=1)))
     return print_summary(reports, time.monotonic() - begin)
 
 

@@ -146,6 +146,18 @@ def test_a_failing_step_does_not_stop_the_next(
     assert "= 1 passed in" in closing_line(capsys)
 
 
+def test_an_interruption_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> Iterator[Report]:
+        yield Report("good", 1, Counter(passed=1))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_tests, "STEPS", {"interrupted": interrupted, "never": interrupted})
+    assert run_tests.main([]) == 1
+    assert "= 1 passed, 1 error in" in closing_line(capsys)
+
+
 def test_a_step_that_is_not_known_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         run_tests.main(["unit", "lnt"])
