@@ -1,4 +1,6 @@
-"""The dataflow kernel of Weft: runs tasks as a graph of futures on executors that meet it only through their contract."""
+"""The dataflow kernel of Weft: runs tasks as a graph of futures on executors that meet it only through their
+contract.
+"""
 
 from __future__ import annotations
 

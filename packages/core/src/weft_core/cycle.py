@@ -1,7 +1,8 @@
 """Finds tasks that would wait for themselves.
 
-Arguments can make no cycle: a task's dependencies are there before it. Two things can: a join task that returns a future, and a
-running task that blocks on one. Both walk downstream from the task that waits, over those who wait for it.
+Arguments can make no cycle: a task's dependencies are there before it. Two things can: a join task that
+returns a future, and a running task that blocks on one. Both walk downstream from the task that waits, over
+those who wait for it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ __all__ = ["cycle_error", "path_downstream"]
 
 
 def path_downstream(task: Task, targets: Collection[Any]) -> list[Task] | None:
-    """The tasks from ``task`` to one of ``targets``, each waiting for the one before it; None if none of these does."""
+    """The tasks from ``task`` to one of ``targets``, each waiting for the one before it; None if none of
+    these does.
+    """
     came_from: dict[Task, Task | None] = {task: None}
     waiting = [task]
     while waiting:
@@ -35,7 +38,9 @@ def path_downstream(task: Task, targets: Collection[Any]) -> list[Task] | None:
 def cycle_error(path: list[Task]) -> CycleError:
     """What to tell the user."""
     names = " for ".join(str(task) for task in [*path, path[0]][::-1])
-    return CycleError(f"a task would wait for itself: {names}; return or wait for something that does not need it")
+    return CycleError(
+        f"a task would wait for itself: {names}; return or wait for something that does not need it"
+    )
 
 
 def _walk_back(task: Task | None, came_from: dict[Task, Task | None]) -> list[Task]:

@@ -23,12 +23,16 @@ __all__ = [
 ]
 
 # No instance of these can be or hold a future: what most arguments are is passed over with one look-up.
-ATOMS = frozenset({int, float, complex, str, bytes, bytearray, bool, type(None), range, slice, type, memoryview})
+ATOMS = frozenset(
+    {int, float, complex, str, bytes, bytearray, bool, type(None), range, slice, type, memoryview}
+)
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
 def is_future(value: Any) -> bool:
-    """Whether a value is a future: the standard library's, asyncio's, or one that looks like these and can be awaited."""
+    """Whether a value is a future: the standard library's, asyncio's, or one that looks like these and can be
+    awaited.
+    """
     if isinstance(value, concurrent.futures.Future):
         return True
     kind = type(value)
@@ -87,7 +91,9 @@ class ShallowResolver:
 
 
 class DeepResolver:
-    """Sees futures at any depth in lists, tuples, dicts (values and keys), sets, their subclasses and dataclasses."""
+    """Sees futures at any depth in lists, tuples, dicts (values and keys), sets, their subclasses and
+    dataclasses.
+    """
 
     def futures(self, value: Any) -> list[Any]:
         """See :meth:`DependencyResolver.futures`."""
@@ -134,7 +140,9 @@ def _inside(value: Any) -> Iterable[Any] | None:
 
 
 class _Rebuilder:
-    """Copies the parts of a value that lead to a future, each once; parts that lead back to themselves are kept."""
+    """Copies the parts of a value that lead to a future, each once; parts that lead back to themselves are
+    kept.
+    """
 
     def __init__(self, result: Callable[[Any], Any]) -> None:
         self._result = result
@@ -169,7 +177,9 @@ class _Rebuilder:
 
     def _rebuild_dict(self, value: dict[Any, Any]) -> Any:
         pairs = [(self.rebuild(key), self.rebuild(part)) for key, part in value.items()]
-        if all(new[0] is key and new[1] is part for new, (key, part) in zip(pairs, value.items(), strict=True)):
+        if all(
+            new[0] is key and new[1] is part for new, (key, part) in zip(pairs, value.items(), strict=True)
+        ):
             return value
         if type(value) is dict:
             return dict(pairs)
@@ -187,7 +197,9 @@ class _Rebuilder:
 
 
 def _replace(value: Any, changes: dict[str, Any]) -> Any:
-    """A copy of a dataclass with other field values; its ``__init__`` and ``__post_init__`` are not run again."""
+    """A copy of a dataclass with other field values; its ``__init__`` and ``__post_init__`` are not run
+    again.
+    """
     import copy
 
     copied = copy.copy(value)

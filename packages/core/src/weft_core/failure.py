@@ -10,7 +10,8 @@ from ._interfaces import DeathCertificate, DependencyError, LostError
 
 __all__ = ["dependency_error", "lost_error"]
 
-_SHOWN = 3  # tasks shown at each end of a long chain: a chain of a million tasks must not make a million long texts
+# Tasks shown at each end of a long chain: one of a million tasks must not make a million long texts.
+_SHOWN = 3
 
 
 def dependency_error(task: object, dependency: Any, error: BaseException) -> DependencyError:

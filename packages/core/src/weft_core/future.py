@@ -1,8 +1,9 @@
 """Futures: light, awaitable, and at home wherever a :class:`concurrent.futures.Future` is.
 
-The standard future makes a condition variable for each (1.4 kB, most of its cost). Ours makes one only when code of the
-standard library asks for it; own waits use a bare lock. A state is set either with no condition in existence, under the
-module's guard, or under the condition: so the standard library's ``wait`` and ``as_completed`` see what they expect.
+The standard future makes a condition variable for each (1.4 kB, most of its cost). Ours makes one only when
+code of the standard library asks for it; own waits use a bare lock. A state is set either with no condition
+in existence, under the module's guard, or under the condition: so the standard library's ``wait`` and
+``as_completed`` see what they expect.
 """
 
 from __future__ import annotations
@@ -57,10 +58,11 @@ class Waiter:
 
 
 class _Waiters(list[Any]):
-    """Those who wait in the standard library's ``wait`` and ``as_completed``, for any of several futures each.
+    """Those who wait in the standard library's ``wait`` and ``as_completed``, for any of several futures
+    each.
 
-    In a task such a wait lends the worker's slot, as :meth:`Future.result` does: from the first future that the waiter is
-    put on to the last that it is taken off.
+    In a task such a wait lends the worker's slot, as :meth:`Future.result` does: from the first future that
+    the waiter is put on to the last that it is taken off.
     """
 
     def append(self, waiter: Any) -> None:
@@ -84,10 +86,12 @@ class _Waiters(list[Any]):
 class Future(concurrent.futures.Future[T]):
     """The value that a task will have.
 
-    It is a :class:`concurrent.futures.Future`, so that ``wait``, ``as_completed`` and ``asyncio.wrap_future`` take it, and it
-    can be awaited. Pass it to other tasks instead of waiting for it. All methods may be called from any thread.
+    It is a :class:`concurrent.futures.Future`, so that ``wait``, ``as_completed`` and ``asyncio.wrap_future``
+    take it, and it can be awaited. Pass it to other tasks instead of waiting for it. All methods may be
+    called from any thread.
 
-    ``task_id`` is unique in its run; ``task_name`` is the name of the task's function unless another was given.
+    ``task_id`` is unique in its run; ``task_name`` is the name of the task's function unless another was
+    given.
     """
 
     __slots__ = (
@@ -150,7 +154,8 @@ class Future(concurrent.futures.Future[T]):
             try:
                 raise self._exception
             finally:
-                self = None  # type: ignore[assignment]  # the traceback would hold the future, and the future the error
+                # The traceback would hold the future, and the future the error.
+                self = None  # type: ignore[assignment]  # noqa: PLW0642
         return self._result  # type: ignore[no-any-return]
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -177,7 +182,9 @@ class Future(concurrent.futures.Future[T]):
     # -- for the kernel -------------------------------------------------------------------------------------
 
     def subscribe(self, callback: Any) -> bool:
-        """Have ``callback`` (a callable, or a task that depends on this future) told; False if it is done already."""
+        """Have ``callback`` (a callable, or a task that depends on this future) told; False if it is done
+        already.
+        """
         with _guard:
             if self._state is not PENDING:
                 return False
@@ -224,7 +231,8 @@ class Future(concurrent.futures.Future[T]):
         task = self._task
         worker = current_worker()
         if worker is None or task is None:
-            return self._block(None, timeout)
+            self._block(None, timeout)
+            return
         waiting = None if worker.call is None else task.owner.task_of_call(worker.call.id)
         with worker.waiting():
             self._block(waiting, timeout)
@@ -250,7 +258,7 @@ class Future(concurrent.futures.Future[T]):
     # -- for the standard library ---------------------------------------------------------------------------
 
     @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]  # read by the standard library alone
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
         with _guard:
             if self.__lazy_condition is None:
                 self.__lazy_waiters = _Waiters()
@@ -321,8 +329,8 @@ class Future(concurrent.futures.Future[T]):
 
     def __reduce__(self) -> NoReturn:
         raise FutureMisuseError(
-            f"{self!r} cannot be pickled: pass it to a task as an argument (at any depth in lists, tuples, dicts, "
-            "sets and dataclasses); a task that returns futures must be a join task"
+            f"{self!r} cannot be pickled: pass it to a task as an argument (at any depth in lists, tuples, "
+            "dicts, sets and dataclasses); a task that returns futures must be a join task"
         )
 
 
@@ -330,5 +338,5 @@ def tell(callback: Callable[[Any], object], future: concurrent.futures.Future[An
     """Call a done callback; what it raises is logged, as the standard library does."""
     try:
         callback(future)
-    except BaseException:  # also SystemExit: it would end the thread that completes everybody's futures
+    except BaseException:  # noqa: BLE001  SystemExit too would end the thread that completes all futures
         _log.exception("a done callback of %r raised", future)

@@ -17,9 +17,11 @@ _log = logging.getLogger("weft")
 
 
 class Journal:
-    """Collects events and writes them to the sinks from one thread. Without sinks it starts nothing and keeps nothing.
+    """Collects events and writes them to the sinks from one thread. Without sinks it starts nothing and keeps
+    nothing.
 
-    At most ``capacity`` events wait; when sinks cannot keep up, more are dropped, and an ``events.dropped`` event says how many.
+    At most ``capacity`` events wait; when sinks cannot keep up, more are dropped, and an ``events.dropped``
+    event says how many.
     """
 
     def __init__(
@@ -38,7 +40,9 @@ class Journal:
     def start(self) -> None:
         """Begin to write."""
         if self.active:
-            self._thread = threading.Thread(target=self._run, name=f"weft-journal-{self._source}", daemon=True)
+            self._thread = threading.Thread(
+                target=self._run, name=f"weft-journal-{self._source}", daemon=True
+            )
             self._thread.start()
 
     def note(self, kind: str, data: Mapping[str, Any]) -> None:
@@ -78,5 +82,5 @@ class Journal:
     def _try(self, method: Any, *args: Any) -> None:
         try:
             method(*args)
-        except Exception:
+        except Exception:  # noqa: BLE001  a sink of the user's must not end the journal
             _log.exception("an event sink raised, which it must not")

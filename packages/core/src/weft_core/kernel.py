@@ -1,8 +1,10 @@
-"""The dataflow kernel: takes calls, waits for what they depend on, hands them to executors, completes their futures.
+"""The dataflow kernel: takes calls, waits for what they depend on, hands them to executors, completes their
+futures.
 
-Who does what: the submitting thread does all the work up to handing a call to its executor; the thread in which an executor
-reports an outcome completes the future, tells those who wait for it, and launches the tasks that it made ready. The kernel
-has one lock, held for a few instructions at a time, never while code of an executor, a policy or a user runs.
+Who does what: the submitting thread does all the work up to handing a call to its executor; the thread in
+which an executor reports an outcome completes the future, tells those who wait for it, and launches the tasks
+that it made ready. The kernel has one lock, held for a few instructions at a time, never while code of an
+executor, a policy or a user runs.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ._interfaces import (
     Call,
@@ -46,13 +48,18 @@ from .state import FINAL, TaskState
 from .task import Task, TaskSpec, Tries
 from .timer import Timer
 
+if TYPE_CHECKING:
+    from ._interfaces import BlockExecutor
+    from .scaler import Scaler
+
 __all__ = ["Counts", "Kernel"]
 
 NO_KWARGS: Mapping[str, Any] = {}
 _GATHER = TaskSpec(function=lambda: None, options=CallOptions(name="gather"))
 
-PENDING, LAUNCHED, JOINING, RETRYING = TaskState.PENDING, TaskState.LAUNCHED, TaskState.JOINING, TaskState.RETRYING
-DONE, FAILED, CANCELLED = TaskState.DONE, TaskState.FAILED, TaskState.CANCELLED
+PENDING, LAUNCHED, JOINING = TaskState.PENDING, TaskState.LAUNCHED, TaskState.JOINING
+RETRYING, DONE, FAILED = TaskState.RETRYING, TaskState.DONE, TaskState.FAILED
+CANCELLED = TaskState.CANCELLED
 
 
 class Counts(NamedTuple):
@@ -88,13 +95,14 @@ class Kernel:
 
     executors: where tasks run; each has its own label.
     directory: for files of the run; made when something is first put there.
-    helper: an executor of this process for the bodies of join tasks; the first in-process executor without it.
+    helper: an executor of this process for the bodies of join tasks; the first in-process executor without
+    it.
     retries: failed tries that are forgiven each task, unless it says otherwise.
     retry_policy, resolver, scaling_policy: see the contracts; sensible ones are the default.
     sinks: take the run's events.
 
-    ``start`` before use and ``close`` afterwards, or use it as a context manager: leaving it waits for what was submitted, or
-    cancels it when an exception is on its way. All methods may be called from any thread.
+    ``start`` before use and ``close`` afterwards, or use it as a context manager: leaving it waits for what
+    was submitted, or cancels it when an exception is on its way. All methods may be called from any thread.
     """
 
     def __init__(
@@ -120,7 +128,7 @@ class Kernel:
         self._resolver = resolver
         self._timer = Timer(f"weft-timer-{self.run_id}")
         self._journal = Journal(sinks, self.run_id)
-        self._scaling_policy = scaling_policy
+        self._scaler = self._make_scaler(scaling_policy)
 
         self._ids = itertools.count()
         self._lock = threading.Lock()
@@ -130,6 +138,22 @@ class Kernel:
         self._retried = 0
         self._phase = "new"
         self._reporting = threading.local()
+
+    def _make_scaler(self, policy: ScalingPolicy | None) -> Scaler | None:
+        in_blocks = [
+            cast("BlockExecutor", executor) for executor in self._all_executors if executor.in_blocks
+        ]
+        if not in_blocks:
+            return None
+        from .scaler import Scaler  # not at the top: a run on one machine has no use for it
+
+        return Scaler(
+            in_blocks,
+            emit=self._journal.emit,
+            run_id=self.run_id,
+            directory=str(self.directory / "blocks"),
+            policy=policy,
+        )
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -149,15 +173,18 @@ class Kernel:
                 executor.shutdown(cancel=True)
             self._phase = "closed"
             raise
+        if self._scaler is not None:
+            self._scaler.start()
         self._journal.start()
         self._journal.note("run.started", {"executors": list(self.executors)})
 
     def close(self, *, cancel: bool = False, timeout: float = 10.0) -> list[str]:
-        """Wait for what was submitted, as long as it takes, or cancel it; then end the executors within ``timeout`` seconds.
+        """Wait for what was submitted, as long as it takes, or cancel it; then end the executors within
+        ``timeout`` seconds.
 
-        Meanwhile only running tasks and done callbacks may submit more. Returning: every future is done, and no thread,
-        process or file of the run is left but those named, in words, in the returned list. Closing again does nothing;
-        when a first close was interrupted, a second goes on.
+        Meanwhile only running tasks and done callbacks may submit more. Returning: every future is done, and
+        no thread, process or file of the run is left but those named, in words, in the returned list. Closing
+        again does nothing; when a first close was interrupted, a second goes on.
         """
         deadline = time.monotonic() + timeout
         with self._lock:
@@ -193,11 +220,14 @@ class Kernel:
 
     # -- submission -----------------------------------------------------------------------------------------
 
-    def submit(self, spec: TaskSpec, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = NO_KWARGS) -> Future[Any]:
+    def submit(
+        self, spec: TaskSpec, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = NO_KWARGS
+    ) -> Future[Any]:
         """Run ``spec.function(*args, **kwargs)`` once the futures in its arguments are done.
 
-        Returning: the future will complete. Raising: nothing was submitted. Raises :class:`RunClosedError` when the run
-        is closing, :class:`ConfigError` for an unknown executor and :class:`ResourcesError` when none can ever run it.
+        Returning: the future will complete. Raising: nothing was submitted. Raises :class:`RunClosedError`
+        when the run is closing, :class:`ConfigError` for an unknown executor and :class:`ResourcesError` when
+        none can ever run it.
         """
         route = self._router.route(spec)
         task = Task(self, next(self._ids), spec, args, kwargs or NO_KWARGS)
@@ -214,7 +244,8 @@ class Kernel:
     def gather(self, value: Any) -> Future[Any]:
         """A future of ``value`` with every future in it, at any depth, replaced by its value.
 
-        When one of them fails it fails with the same error, at once. Cancelling it cancels those that are not done.
+        When one of them fails it fails with the same error, at once. Cancelling it cancels those that are not
+        done.
         """
         task = Task(self, next(self._ids), _GATHER, (), NO_KWARGS)
         future = task.future
@@ -266,7 +297,9 @@ class Kernel:
         return value_of(value) if kind is Future else self._resolver.resolve(value, value_of)
 
     def _wait_for(self, task: Task, futures: Sequence[Any], report: _Report) -> None:
-        """Have the task told when the futures are done. It is pending or joining, and not yet waiting for anything."""
+        """Have the task told when the futures are done. It is pending or joining, and not yet waiting for
+        anything.
+        """
         task.missing = len(futures) + 1  # the one more keeps it from going on before all are asked
         for future in futures:
             if not self._subscribe(task, future):
@@ -299,7 +332,9 @@ class Kernel:
         elif error is None:
             report.ready.append(task)
         else:
-            self._finish(task, TaskState.DEPENDENCY_FAILED, None, dependency_error(task, future, error), report)
+            self._finish(
+                task, TaskState.DEPENDENCY_FAILED, None, dependency_error(task, future, error), report
+            )
 
     # -- joins ----------------------------------------------------------------------------------------------
 
@@ -308,7 +343,8 @@ class Kernel:
         futures = DEEP.futures(value)
         task.waits_for = value
         self._wait_for(task, futures, report)
-        # After subscribing, so that of two tasks that come to wait for each other at once, one at least sees it.
+        # After subscribing, so that of two tasks that come to wait for each other at once, one at least sees
+        # it.
         awaited = {future._task for future in futures if isinstance(future, Future)} - {None}
         if awaited and (cycle := path_downstream(task, awaited)):
             self._finish(task, FAILED, None, cycle_error(cycle), report)
@@ -318,7 +354,7 @@ class Kernel:
         if error is None:
             try:
                 value = DEEP.resolve(task.waits_for, value_of)
-            except Exception as failure:
+            except Exception as failure:  # noqa: BLE001  a value that cannot be rebuilt fails the join
                 error = failure
         if error is not None:
             state = CANCELLED if isinstance(error, CancelledError) else FAILED
@@ -347,7 +383,7 @@ class Kernel:
             task.args = tuple([self._value(value) for value in task.args])
             if task.kwargs:
                 task.kwargs = {name: self._value(value) for name, value in task.kwargs.items()}
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  an argument that cannot be rebuilt fails the task
             self._finish(task, FAILED, None, error, report)
             return False
         return True
@@ -355,13 +391,19 @@ class Kernel:
     def _hand_over(self, executor: Executor, tasks: Sequence[Task]) -> None:
         try:
             executor.submit(
-                [Call(task.call_id, task.spec.function, task.args, task.kwargs, self._options(task)) for task in tasks]
+                [
+                    Call(task.call_id, task.spec.function, task.args, task.kwargs, self._options(task))
+                    for task in tasks
+                ]
             )
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever an executor raises is the outcome
             self.completed([Outcome(task.call_id, None, error) for task in tasks])
             return
+        if self._scaler is not None:
+            self._scaler.wake()
         for task in tasks:
-            # First the one, then the other: cancel() does them in the opposite order, so one of both sees the other.
+            # First the one, then the other: cancel() does them in the opposite order, so one of both sees the
+            # other.
             task.executor = executor
             if task.cancelling:
                 executor.cancel((task.call_id,))
@@ -395,7 +437,9 @@ class Kernel:
                 else:
                     self._finish(task, DONE, value, None, report)
 
-    def _finish(self, task: Task, state: TaskState, value: Any, error: BaseException | None, report: _Report) -> bool:
+    def _finish(
+        self, task: Task, state: TaskState, value: Any, error: BaseException | None, report: _Report
+    ) -> bool:
         """Complete the task's future, once; False if something else did."""
         with self._lock:
             if task.state in FINAL:
@@ -408,7 +452,9 @@ class Kernel:
         if subscribers:
             report.told.append((future, subscribers))
         if self._journal.active:
-            self._journal.note(f"task.{state.name.lower()}", {"task": task.id, "error": error and repr(error)})
+            self._journal.note(
+                f"task.{state.name.lower()}", {"task": task.id, "error": error and repr(error)}
+            )
         return True
 
     def _move(self, task: Task, state: TaskState) -> None:
@@ -445,8 +491,10 @@ class Kernel:
         retries = self._retries if task.spec.retries is None else task.spec.retries
         name = task.spec.options.name
         try:
-            return self._retry_policy.decide(Failure(task.id, name, error, retries, tries.failures, tries.losses))
-        except Exception as broken:
+            return self._retry_policy.decide(
+                Failure(task.id, name, error, retries, tries.failures, tries.losses)
+            )
+        except Exception as broken:  # noqa: BLE001  a policy of the user's may raise anything
             error.__context__ = broken
             return RetryDecision(False, reason=f"the retry policy raised {broken!r}")
 
@@ -460,7 +508,9 @@ class Kernel:
             self._tasks[task.call_id] = task
             self._retried += 1
         if self._journal.active:
-            self._journal.note("task.retrying", {"task": task.id, "delay": decision.delay, "reason": decision.reason})
+            self._journal.note(
+                "task.retrying", {"task": task.id, "delay": decision.delay, "reason": decision.reason}
+            )
 
     def _try_again(self, task: Task) -> None:
         with _Report(self) as report:
@@ -480,7 +530,9 @@ class Kernel:
         with self._lock:
             launched = task.state is LAUNCHED
             if launched:
-                task.cancelling = task.executor is None  # it is just being handed over: _hand_over will see it
+                task.cancelling = (
+                    task.executor is None
+                )  # it is just being handed over: _hand_over will see it
                 if task.cancelling:
                     return True
             executor, call_id = task.executor, task.call_id
@@ -522,7 +574,9 @@ class Kernel:
         return self._tasks.get(call_id)
 
     def check_wait(self, task: Task, waiting: Task) -> None:
-        """Raises :class:`CycleError` if ``waiting``, which is about to wait for ``task``, would wait for itself."""
+        """Raises :class:`CycleError` if ``waiting``, which is about to wait for ``task``, would wait for
+        itself.
+        """
         if cycle := path_downstream(waiting, {task}):
             raise cycle_error(cycle)
 
@@ -564,13 +618,19 @@ class Kernel:
                 self._became_idle.notify_all()
 
     def _end(self, deadline: float) -> list[str]:
-        leftovers = []
+        leftovers: list[str] = []
+        if self._scaler is not None:
+            self._scaler.freeze()
         for executor in self._all_executors:
             remaining = max(1.0, deadline - time.monotonic())
             try:
                 leftovers += executor.shutdown(cancel=True, timeout=remaining)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  the other executors must end too
                 leftovers.append(f"executor {executor.label!r}: its shutdown raised {error!r}")
+        if self._scaler is not None:
+            # After the executors: their managers were told to end, so that what is cancelled here is only
+            # what did not.
+            leftovers += self._scaler.close(max(1.0, deadline - time.monotonic()))
         self._timer.close()
         return leftovers
 
@@ -584,14 +644,19 @@ class Kernel:
                 error: BaseException = CancelledError(f"{task} was cancelled: its run was closed")
                 state = CANCELLED
                 if task.state is LAUNCHED and not task.cancelling:
-                    error, state = InternalError(f"{task}: executor {task.executor} never reported its outcome"), FAILED
+                    error, state = (
+                        InternalError(f"{task}: executor {task.executor} never reported its outcome"),
+                        FAILED,
+                    )
                 self._finish(task, state, None, error, report)
         self._journal.note("run.closed", self.counts()._asdict())
         self._journal.close()
 
 
 class _Report:
-    """What follows from some outcomes: futures to tell of, tasks to launch. Done, and over, when its block is left."""
+    """What follows from some outcomes: futures to tell of, tasks to launch. Done, and over, when its block is
+    left.
+    """
 
     __slots__ = ("_kernel", "finished", "ready", "told")
 
@@ -648,7 +713,9 @@ def _by_label(executors: Sequence[Executor]) -> dict[str, Executor]:
     by_label: dict[str, Executor] = {}
     for executor in executors:
         if by_label.setdefault(executor.label, executor) is not executor:
-            raise ConfigError(f"executors: two have the label {executor.label!r}; each needs its own", "executors")
+            raise ConfigError(
+                f"executors: two have the label {executor.label!r}; each needs its own", "executors"
+            )
     if not by_label:
         raise ConfigError("executors: a run needs at least one", "executors")
     return by_label

@@ -36,10 +36,14 @@ class Router:
         self._routes: dict[TaskSpec, Route] = {}
 
     def route(self, spec: TaskSpec) -> Route:
-        """Raises :class:`ConfigError` for an unknown label, :class:`ResourcesError` when no executor can ever run it."""
+        """Raises :class:`ConfigError` for an unknown label, :class:`ResourcesError` when no executor can ever
+        run it.
+        """
         route = self._routes.get(spec)
         if route is None:
-            route = self._routes[spec] = Route(self._join_executors(spec) if spec.join else self._allowed(spec), spec)
+            route = self._routes[spec] = Route(
+                self._join_executors(spec) if spec.join else self._allowed(spec), spec
+            )
         return route
 
     def _join_executors(self, spec: TaskSpec) -> tuple[Executor, ...]:
@@ -61,7 +65,8 @@ class Router:
         if not allowed:
             reasons = "; ".join(str(refusal) for refusal in refusals.values()) or "the run has no executors"
             raise ResourcesError(
-                f"task {spec.options.name!r} ({spec.options.resources}) fits no executor that it may use: {reasons}"
+                f"task {spec.options.name!r} ({spec.options.resources}) fits no executor that it may use: "
+                f"{reasons}"
             )
         return allowed
 
@@ -83,7 +88,9 @@ def _listed(executors: Mapping[str, Executor]) -> str:
 
 
 def _crowd(executor: Executor) -> tuple[float, float]:
-    """How crowded an executor is: calls for each slot. One without workers yet comes after any with a free slot."""
+    """How crowded an executor is: calls for each slot. One without workers yet comes after any with a free
+    slot.
+    """
     load = executor.load()
     calls = load.queued + load.running
     if load.slots:

@@ -175,11 +175,10 @@ class Scaler:
             self._alarm.notify_all()
 
     def freeze(self, reason: str = "the run is closing") -> None:
-        """From now on ask for no block and give none back; jobs are still followed.
+        """From now on ask for no block and give none back; jobs are still followed. It cannot be undone.
 
         To be called before the executors shut down: the blocks that their managers leave are not to be
-        replaced. No executor hears any more that no block will come: its shutdown ends its calls. It cannot be
-        undone.
+        replaced. No executor hears any more that no block will come: its shutdown ends its calls.
         """
         self._frozen = reason
         self.wake()

@@ -36,13 +36,18 @@ def as_completed(futures: Iterable[F], timeout: float | None = None) -> Iterator
 
 
 def map_bounded(
-    submit: Callable[..., AnyFuture[Any]], iterables: Iterable[Iterable[Any]], *, limit: int, ordered: bool = True
+    submit: Callable[..., AnyFuture[Any]],
+    iterables: Iterable[Iterable[Any]],
+    *,
+    limit: int,
+    ordered: bool = True,
 ) -> Iterator[Any]:
     """The results of ``submit(*arguments)`` for the arguments that ``zip(*iterables)`` gives.
 
-    At most ``limit`` tasks are submitted ahead of the result that is asked for, so that memory stays flat however long the
-    iterables are. Results come in the order of the arguments, or with ``ordered=False`` as they get done. A task's error
-    is raised in its place. Ending the iteration early, also by an error, cancels the tasks that are left.
+    At most ``limit`` tasks are submitted ahead of the result that is asked for, so that memory stays flat
+    however long the iterables are. Results come in the order of the arguments, or with ``ordered=False`` as
+    they get done. A task's error is raised in its place. Ending the iteration early, also by an error,
+    cancels the tasks that are left.
     """
     ahead = _InOrder() if ordered else _AsDone()
     try:

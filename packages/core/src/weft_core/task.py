@@ -19,8 +19,8 @@ class TaskSpec:
 
     executors: labels of the executors that may run it; None for all of the run.
     retries: failed tries that are forgiven; None for what the run says.
-    join: the function runs in this process and its value may hold futures, at any depth; the task is done when they are.
-    In ``options``, ``{id}`` and ``{name}`` in stdout, stderr and cwd stand for the task's.
+    join: the function runs in this process and its value may hold futures, at any depth; the task is done
+    when they are. In ``options``, ``{id}`` and ``{name}`` in stdout, stderr and cwd stand for the task's.
     """
 
     function: Callable[..., Any]
@@ -44,7 +44,8 @@ class Tries:
 class Task:
     """One task, from submission to its future's completion.
 
-    ``call_id`` names its present try and is the task's id in the first. ``missing`` counts the futures that it waits for.
+    ``call_id`` names its present try and is the task's id in the first. ``missing`` counts the futures that
+    it waits for.
     """
 
     __slots__ = (

@@ -49,7 +49,7 @@ class Timer:
         while function := self._next():
             try:
                 function()
-            except Exception:
+            except Exception:  # noqa: BLE001  the other calls must go on
                 _log.exception("a delayed call raised")
 
     def _next(self) -> Callable[[], object] | None:

@@ -1,76 +1,77 @@
 """The contracts of Weft, and the values that cross them.
 
-Importing this package imports nothing outside the standard library, starts nothing and reads nothing.
+Importing this package imports nothing outside the standard library, starts nothing and reads nothing. Its
+modules are imported when one of their names is first used: who needs only executors does not pay for batch
+systems.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from .__about__ import __version__
-from .block import (
-    BlockCommand,
-    BlockExecutor,
-    BlockLoad,
-    Blocks,
-    BlockShape,
-    ExecutorDemand,
-)
-from .call import Call, CallOptions, Outcome
-from .channel import BaseChannel, Channel, CommandResult, RemoteProcess
-from .errors import (
-    BlockLostError,
-    CallError,
-    ChannelError,
-    ConfigError,
-    CycleError,
-    DeadlockError,
-    DeathCertificate,
-    DependencyError,
-    FutureMisuseError,
-    InputError,
-    InterchangeLostError,
-    InternalError,
-    LostError,
-    ManagerLostError,
-    MissingPluginError,
-    ProviderError,
-    RemoteError,
-    ResourcesError,
-    RunClosedError,
-    SerializationError,
-    ShellError,
-    StagingError,
-    TaskError,
-    TaskExitError,
-    TaskTimeoutError,
-    TransientError,
-    UnitError,
-    WeftError,
-    WorkerLostError,
-)
-from .event import SCHEMA_VERSION, BaseEventSink, Event, EventSink, NullEventSink
-from .executor import BaseExecutor, Executor, ExecutorContext, Load
-from .launcher import DirectLauncher, Launcher
-from .memo import BaseMemoStore, MemoEntry, MemoHasher, MemoStore, NullMemoStore
-from .pickling import PickleSerializer
-from .policy import (
-    BlockView,
-    DependencyResolver,
-    Failure,
-    RetryDecision,
-    RetryPolicy,
-    ScalingDecision,
-    ScalingPolicy,
-    ScalingState,
-)
-from .pool import ExecutorPool, as_pool
-from .provider import BaseProvider, JobId, JobSpec, JobState, JobStatus, Provider
-from .resources import Resources
-from .serializer import FunctionPayload, Serializer
-from .staging import NullStaging, Staging
-from .units import format_bytes, format_seconds, parse_bytes, parse_count, parse_seconds
-from .worker import WorkerContext, adopt_worker, current_worker
+
+if TYPE_CHECKING:
+    from .block import BlockCommand, BlockExecutor, BlockLoad, Blocks, BlockShape, ExecutorDemand
+    from .call import Call, CallOptions, Outcome
+    from .channel import BaseChannel, Channel, CommandResult, RemoteProcess
+    from .errors import (
+        BlockLostError,
+        CallError,
+        ChannelError,
+        ConfigError,
+        CycleError,
+        DeadlockError,
+        DeathCertificate,
+        DependencyError,
+        FutureMisuseError,
+        InputError,
+        InterchangeLostError,
+        InternalError,
+        LostError,
+        ManagerLostError,
+        MissingPluginError,
+        ProviderError,
+        RemoteError,
+        ResourcesError,
+        RunClosedError,
+        SerializationError,
+        ShellError,
+        StagingError,
+        TaskError,
+        TaskExitError,
+        TaskTimeoutError,
+        TransientError,
+        UnitError,
+        WeftError,
+        WorkerLostError,
+    )
+    from .event import SCHEMA_VERSION, BaseEventSink, Event, EventSink, NullEventSink
+    from .executor import BaseExecutor, Executor, ExecutorContext, Load
+    from .launcher import DirectLauncher, Launcher
+    from .memo import BaseMemoStore, MemoEntry, MemoHasher, MemoStore, NullMemoStore
+    from .pickling import PickleSerializer
+    from .policy import (
+        BlockView,
+        DependencyResolver,
+        Failure,
+        RetryDecision,
+        RetryPolicy,
+        ScalingDecision,
+        ScalingPolicy,
+        ScalingState,
+    )
+    from .pool import ExecutorPool, as_pool
+    from .provider import BaseProvider, JobId, JobSpec, JobState, JobStatus, Provider
+    from .resources import Resources
+    from .serializer import FunctionPayload, Serializer
+    from .staging import NullStaging, Staging
+    from .units import format_bytes, format_seconds, parse_bytes, parse_count, parse_seconds
+    from .worker import WorkerContext, adopt_worker, current_worker
 
 __all__ = [
+    "SCHEMA_VERSION",
     "BaseChannel",
     "BaseEventSink",
     "BaseExecutor",
@@ -134,7 +135,6 @@ __all__ = [
     "RetryDecision",
     "RetryPolicy",
     "RunClosedError",
-    "SCHEMA_VERSION",
     "ScalingDecision",
     "ScalingPolicy",
     "ScalingState",
@@ -161,3 +161,44 @@ __all__ = [
     "parse_count",
     "parse_seconds",
 ]
+
+_NAMES = {
+    "block": "BlockCommand BlockExecutor BlockLoad BlockShape Blocks ExecutorDemand",
+    "call": "Call CallOptions Outcome",
+    "channel": "BaseChannel Channel CommandResult RemoteProcess",
+    "errors": (
+        "BlockLostError CallError ChannelError ConfigError CycleError DeadlockError "
+        "DeathCertificate DependencyError FutureMisuseError InputError InterchangeLostError "
+        "InternalError LostError ManagerLostError MissingPluginError ProviderError RemoteError "
+        "ResourcesError RunClosedError SerializationError ShellError StagingError TaskError "
+        "TaskExitError TaskTimeoutError TransientError UnitError WeftError WorkerLostError"
+    ),
+    "event": "BaseEventSink Event EventSink NullEventSink SCHEMA_VERSION",
+    "executor": "BaseExecutor Executor ExecutorContext Load",
+    "launcher": "DirectLauncher Launcher",
+    "memo": "BaseMemoStore MemoEntry MemoHasher MemoStore NullMemoStore",
+    "pickling": "PickleSerializer",
+    "policy": (
+        "BlockView DependencyResolver Failure RetryDecision RetryPolicy ScalingDecision "
+        "ScalingPolicy ScalingState"
+    ),
+    "pool": "ExecutorPool as_pool",
+    "provider": "BaseProvider JobId JobSpec JobState JobStatus Provider",
+    "resources": "Resources",
+    "serializer": "FunctionPayload Serializer",
+    "staging": "NullStaging Staging",
+    "units": "format_bytes format_seconds parse_bytes parse_count parse_seconds",
+    "worker": "WorkerContext adopt_worker current_worker",
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -20,7 +20,8 @@ __all__ = ["BlockCommand", "BlockExecutor", "BlockLoad", "BlockShape", "Blocks",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockShape:
-    """The size of a block. ``memory`` (bytes), ``cpus`` and ``gpus`` are per node, None is whatever a node has.
+    """The size of a block. ``memory`` (bytes), ``cpus`` and ``gpus`` are per node, None is whatever a node
+    has.
 
     ``walltime`` is in seconds, None is the site's default.
     """
@@ -37,11 +38,12 @@ class Blocks:
     """How many blocks of which shape an executor gets, and from whom.
 
     provider, launcher: who is asked for blocks, and how a command is started on each node (None: as it is).
-    nodes, cpus, memory, gpus: the shape; all but nodes are per node. walltime: seconds or text such as ``"01:30:00"``.
-    init, min, max: blocks at the start, at least, at most.
+    nodes, cpus, memory, gpus: the shape; all but nodes are per node. walltime: seconds or text such as
+    ``"01:30:00"``. init, min, max: blocks at the start, at least, at most.
     parallelism: worker slots wanted for each waiting or running task.
     idle_timeout: seconds that a block may be idle before it is given back, as long as ``min`` remain.
-    register_timeout: seconds that a running job's managers may take to register before the block is diagnosed.
+    register_timeout: seconds that a running job's managers may take to register before the block is
+    diagnosed.
     """
 
     provider: Provider
@@ -63,7 +65,8 @@ class Blocks:
             self._set(field, parse_count(getattr(self, field), f"blocks.{field}", least=least, whole=True))
         if not self.min <= self.init <= self.max:
             raise ConfigError(
-                f"blocks: min <= init <= max must hold, not min={self.min}, init={self.init}, max={self.max}", "blocks"
+                f"blocks: min <= init <= max must hold, not min={self.min}, init={self.init}, max={self.max}",
+                "blocks",
             )
         self._set("parallelism", parse_count(self.parallelism, "blocks.parallelism"))
         for field in ("walltime", "idle_timeout", "register_timeout"):
@@ -88,14 +91,18 @@ class Blocks:
 
 
 class BlockCommand(NamedTuple):
-    """What starts one node's manager: its arguments, and bytes for its standard input (keys: never in the arguments)."""
+    """What starts one node's manager: its arguments, and bytes for its standard input (keys: never in the
+    arguments).
+    """
 
     argv: Sequence[str]
     input: bytes = b""
 
 
 class BlockLoad(NamedTuple):
-    """One block, as its executor sees it: managers registered, calls begun in it, seconds since it last had one."""
+    """One block, as its executor sees it: managers registered, calls begun in it, seconds since it last had
+    one.
+    """
 
     managers: int = 0
     running: int = 0
@@ -106,7 +113,8 @@ class ExecutorDemand(NamedTuple):
     """What the scaler needs to know of an executor: worker slots that its calls ask for, and its blocks.
 
     queued, running: worker slots wanted by waiting calls, taken by begun ones.
-    slots_per_block: worker slots that one block of the configured shape has, as far as it is known; at least 1.
+    slots_per_block: worker slots that one block of the configured shape has, as far as it is known; at least
+    1.
     blocks: the blocks that have registered, by block id.
     """
 
@@ -144,9 +152,9 @@ class BlockExecutor(Executor, Protocol):
     def block_ended(self, block_id: str, status: JobStatus) -> None:
         """A block's job ended, or was never accepted (``status.reason`` says why).
 
-        Calls begun in it get a :class:`BlockLostError` with the certificate, others go elsewhere. With no block left and
-        none to come, waiting calls fail with the reason: they never wait for ever. The kernel says that none is to come
-        with :meth:`no_more_blocks`.
+        Calls begun in it get a :class:`BlockLostError` with the certificate, others go elsewhere. With no
+        block left and none to come, waiting calls fail with the reason: they never wait for ever. The kernel
+        says that none is to come with :meth:`no_more_blocks`.
         """
 
     def no_more_blocks(self, reason: str) -> None:

@@ -47,8 +47,8 @@ class Call(NamedTuple):
 class Outcome(NamedTuple):
     """What became of the call with the same id: a value, or an error.
 
-    A :class:`LostError` says that the outcome is unknown, a :class:`concurrent.futures.CancelledError` that the call
-    was cancelled and is not running.
+    A :class:`LostError` says that the outcome is unknown, a :class:`concurrent.futures.CancelledError` that
+    the call was cancelled and is not running.
     """
 
     id: int

@@ -18,7 +18,9 @@ class CommandResult(NamedTuple):
 
 
 class RemoteProcess(Protocol):
-    """A process and the duplex stream of bytes to its stdin and from its stdout. One reader, one writer, any threads."""
+    """A process and the duplex stream of bytes to its stdin and from its stdout. One reader, one writer, any
+    threads.
+    """
 
     def read(self, size: int) -> bytes:
         """Up to ``size`` bytes, at least one; ``b""`` once the process has closed its stdout. Waits."""
@@ -30,7 +32,9 @@ class RemoteProcess(Protocol):
         """Say that no more is to come."""
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit status, once it has ended. Raises :class:`TimeoutError` when it has not within ``timeout`` seconds."""
+        """The exit status, once it has ended. Raises :class:`TimeoutError` when it has not within ``timeout``
+        seconds.
+        """
 
     def stderr_tail(self) -> str:
         """The last lines that it wrote to stderr."""
@@ -41,10 +45,12 @@ class RemoteProcess(Protocol):
 
 @runtime_checkable
 class Channel(Protocol):
-    """A place. Methods may be called from several threads, and raise :class:`ChannelError` if the place is out of reach.
+    """A place. Methods may be called from several threads, and raise :class:`ChannelError` if the place is
+    out of reach.
 
-    Arguments are passed as they are: there is no shell in between. ``environment`` adds to what the place gives
-    each command, and does not leak into the next. Remote paths belong to the place; relative ones start at its home.
+    Arguments are passed as they are: there is no shell in between. ``environment`` adds to what the place
+    gives each command, and does not leak into the next. Remote paths belong to the place; relative ones start
+    at its home.
     """
 
     @property
@@ -62,7 +68,8 @@ class Channel(Protocol):
     ) -> CommandResult:
         """Run a command to its end; its exit status is the caller's business. Output may be of any size.
 
-        After ``timeout`` seconds the command and its children are killed there, and :class:`TimeoutError` is raised.
+        After ``timeout`` seconds the command and its children are killed there, and :class:`TimeoutError` is
+        raised.
         """
 
     def open(
@@ -71,7 +78,9 @@ class Channel(Protocol):
         """Start a command and talk to it."""
 
     def put(self, local: Path, remote: str) -> None:
-        """Copy a file there; permissions are kept, the final name never shows a part of it. Parents must exist."""
+        """Copy a file there; permissions are kept, the final name never shows a part of it. Parents must
+        exist.
+        """
 
     def get(self, remote: str, local: Path) -> None:
         """Copy a file here, with the same promises. Raises :class:`FileNotFoundError` if there is none."""

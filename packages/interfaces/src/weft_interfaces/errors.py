@@ -99,7 +99,7 @@ def _portable(cause: BaseException | None) -> BaseException | None:
         return None
     try:
         pickle.loads(pickle.dumps(cause))
-    except Exception:  # whatever a foreign exception's pickling raises, it must not hide the error it caused
+    except Exception:  # noqa: BLE001  a foreign exception's pickling may raise anything
         return RemoteError(type(cause).__qualname__, str(cause))
     return cause
 
@@ -128,7 +128,9 @@ class UnitError(InputError, ValueError):
 
 
 class SerializationError(InputError):
-    """A value cannot be pickled or unpickled. ``path`` says where it sits, such as ``argument 'x'[3].lock``."""
+    """A value cannot be pickled or unpickled. ``path`` says where it sits, such as ``argument
+    'x'[3].lock``.
+    """
 
     def __init__(self, message: str, path: str = "") -> None:
         super().__init__(message)
@@ -181,7 +183,9 @@ class TaskExitError(TaskError):
 class ShellError(TaskError):
     """A shell task's command ended with a non-zero status (negative: killed by that signal)."""
 
-    def __init__(self, command: str, exit_status: int, stderr_tail: str = "", stderr_path: str | None = None) -> None:
+    def __init__(
+        self, command: str, exit_status: int, stderr_tail: str = "", stderr_path: str | None = None
+    ) -> None:
         super().__init__(command, exit_status, stderr_tail, stderr_path)
         self.command = command
         self.exit_status = exit_status
@@ -217,7 +221,8 @@ class RemoteError(TaskError):
 class DependencyError(TaskError):
     """A task was not run because one that it needed failed.
 
-    ``chain`` names the tasks from the one that was not run to the one that failed; ``__cause__`` is the root cause.
+    ``chain`` names the tasks from the one that was not run to the one that failed; ``__cause__`` is the root
+    cause.
     """
 
     def __init__(self, message: str, chain: Sequence[str] = ()) -> None:
@@ -251,7 +256,8 @@ class StagingError(TransientError):
 class DeathCertificate:
     """What is known of the end of a worker, manager, block or interchange.
 
-    ``time`` is in seconds since the epoch; ``exit_code`` and ``signal`` exclude each other; None is "not known".
+    ``time`` is in seconds since the epoch; ``exit_code`` and ``signal`` exclude each other; None is "not
+    known".
     """
 
     kind: str

@@ -13,10 +13,11 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened. ``time``: seconds since the epoch; ``kind``: a dotted name such as ``"task.done"``.
+    """One thing that happened. ``time``: seconds since the epoch; ``kind``: a dotted name such as
+    ``"task.done"``.
 
-    ``source`` is the label of the executor, or the run's id. ``data`` holds only what JSON can hold. Kinds and the keys of
-    their data only ever grow within a ``SCHEMA_VERSION``.
+    ``source`` is the label of the executor, or the run's id. ``data`` holds only what JSON can hold. Kinds
+    and the keys of their data only ever grow within a ``SCHEMA_VERSION``.
     """
 
     time: float
@@ -28,9 +29,10 @@ class Event:
 class EventSink(Protocol):
     """Takes events.
 
-    ``write`` is called from any thread, off the task's path, in batches that are in order for each thread. Returning
-    says that the events were taken, not that they are on disk. It must not raise and must not block on anything remote:
-    a sink that cannot keep up drops events and says how many. ``close`` writes what is left; it may be called twice.
+    ``write`` is called from any thread, off the task's path, in batches that are in order for each thread.
+    Returning says that the events were taken, not that they are on disk. It must not raise and must not block
+    on anything remote: a sink that cannot keep up drops events and says how many. ``close`` writes what is
+    left; it may be called twice.
     """
 
     def write(self, events: Sequence[Event]) -> None: ...

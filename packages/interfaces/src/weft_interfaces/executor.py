@@ -14,7 +14,9 @@ __all__ = ["BaseExecutor", "Executor", "ExecutorContext", "Load"]
 
 
 class Load(NamedTuple):
-    """How busy an executor is: calls waiting, calls begun, and the worker slots that it has and could have."""
+    """How busy an executor is: calls waiting, calls begun, and the worker slots that it has and could
+    have.
+    """
 
     queued: int = 0
     running: int = 0
@@ -25,8 +27,8 @@ class Load(NamedTuple):
 class ExecutorContext(Protocol):
     """What an executor reports to. Both methods may be called from any thread, and neither raises.
 
-    ``completed`` is called with each call's one and only outcome, in any order. Work that the outcomes make ready may be
-    submitted to the executor from inside ``completed``: hold no lock of yours.
+    ``completed`` is called with each call's one and only outcome, in any order. Work that the outcomes make
+    ready may be submitted to the executor from inside ``completed``: hold no lock of yours.
     """
 
     @property
@@ -61,27 +63,34 @@ class Executor(Protocol):
     def in_process(self) -> bool:
         """Whether calls run in this process, so that they can submit tasks, and need no pickling."""
 
+    @property
+    def in_blocks(self) -> bool:
+        """Whether its workers arrive in blocks: it then is a :class:`BlockExecutor`, and the kernel scales
+        it.
+        """
+
     def start(self, context: ExecutorContext) -> None:
         """Get ready for calls, quickly: workers may come up afterwards.
 
-        Returning: ``submit`` may be called. Raising: nothing was left running. An executor that was shut down may be
-        started again; one that is running refuses with a :class:`ConfigError`.
+        Returning: ``submit`` may be called. Raising: nothing was left running. An executor that was shut down
+        may be started again; one that is running refuses with a :class:`ConfigError`.
         """
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Take calls over.
 
         Returning: each call will get exactly one outcome, whatever happens; some may have had theirs already.
-        Raising: none of them will run, none will get an outcome. A call that cannot be pickled, or that asks for what
-        this executor never has, is not a reason to raise: it gets its outcome, with the error.
+        Raising: none of them will run, none will get an outcome. A call that cannot be pickled, or that asks
+        for what this executor never has, is not a reason to raise: it gets its outcome, with the error.
         """
 
     def cancel(self, ids: Collection[int]) -> Collection[int]:
         """Cancel calls, begun ones too where that is possible.
 
-        Returns the ids that were accepted: each of these gets the outcome :class:`concurrent.futures.CancelledError`,
-        no other, as soon as the call is certain not to run (any more). One that can confirm at once does so before it
-        returns. An id that is unknown, completed, or begun and cannot be stopped is not among them. Never raises.
+        Returns the ids that were accepted: each of these gets the outcome
+        :class:`concurrent.futures.CancelledError`, no other, as soon as the call is certain not to run (any
+        more). One that can confirm at once does so before it returns. An id that is unknown, completed, or
+        begun and cannot be stopped is not among them. Never raises.
         """
 
     def running(self) -> Collection[int]:
@@ -96,9 +105,9 @@ class Executor(Protocol):
     def shutdown(self, *, cancel: bool = False, timeout: float = 10.0) -> list[str]:
         """End, first running the calls that are left, or cancelling them.
 
-        Waits up to ``timeout`` seconds, then kills what can be killed. Returning: each call has had its outcome; no thread,
-        process, socket or temporary file of the executor is left but those named, in words, in the returned list. A
-        second shutdown does nothing.
+        Waits up to ``timeout`` seconds, then kills what can be killed. Returning: each call has had its
+        outcome; no thread, process, socket or temporary file of the executor is left but those named, in
+        words, in the returned list. A second shutdown does nothing.
         """
 
 
@@ -106,6 +115,7 @@ class BaseExecutor:
     """The optional parts of an executor. Subclass it and write ``start``, ``submit`` and ``shutdown``."""
 
     in_process = False
+    in_blocks = False
 
     def __init__(self, label: str) -> None:
         self._label = label

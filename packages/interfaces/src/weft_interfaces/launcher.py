@@ -13,14 +13,17 @@ __all__ = ["DirectLauncher", "Launcher"]
 
 @runtime_checkable
 class Launcher(Protocol):
-    """Turns a command into one that runs it on each node of a block. A pure function: the same in, the same out.
+    """Turns a command into one that runs it on each node of a block. A pure function: the same in, the same
+    out.
 
-    The result's exit status is that of the command, the first non-zero one if several ran. Any argument is passed on
-    unchanged, whatever characters it has.
+    The result's exit status is that of the command, the first non-zero one if several ran. Any argument is
+    passed on unchanged, whatever characters it has.
     """
 
     def wrap(self, command: Sequence[str], shape: BlockShape) -> list[str]:
-        """The command that runs once, on the block's first node. Raises :class:`ConfigError` for a shape it cannot do."""
+        """The command that runs once, on the block's first node. Raises :class:`ConfigError` for a shape it
+        cannot do.
+        """
 
 
 class DirectLauncher:

@@ -16,8 +16,8 @@ class MemoHasher(Protocol):
     def digest(self, value: Any) -> bytes:
         """The same bytes for equal values, in any process on any machine; others for different values.
 
-        Raises ``ValueError("unknown type for memoization ...")``, which names the type and where it sits in the value,
-        for a value that it does not know how to hash. The value is not changed.
+        Raises ``ValueError("unknown type for memoization ...")``, which names the type and where it sits in
+        the value, for a value that it does not know how to hash. The value is not changed.
         """
 
 
@@ -25,8 +25,9 @@ class MemoHasher(Protocol):
 class MemoEntry:
     """One remembered outcome.
 
-    key: the digest of all components. components: the digest of each (``"function"``, ``"argument x"``, ...), so that a miss can
-    be explained. value: what the call returned. run, time (seconds since the epoch): where it comes from.
+    key: the digest of all components. components: the digest of each (``"function"``, ``"argument x"``, ...),
+    so that a miss can be explained. value: what the call returned. run, time (seconds since the epoch): where
+    it comes from.
     """
 
     key: bytes
@@ -45,10 +46,14 @@ class MemoStore(Protocol):
         """The entry, or None. An entry that can no longer be read is None, not an error."""
 
     def put(self, entry: MemoEntry) -> None:
-        """Keep an entry; returning says that it is taken, and ``flush`` that it survives a crash. The latest of a key wins."""
+        """Keep an entry; returning says that it is taken, and ``flush`` that it survives a crash. The latest
+        of a key wins.
+        """
 
     def nearest(self, task: str, components: Mapping[str, bytes]) -> MemoEntry | None:
-        """The entry of the same task that shares most components, the latest of these; None if the task has none."""
+        """The entry of the same task that shares most components, the latest of these; None if the task has
+        none.
+        """
 
     def flush(self) -> None:
         """Wait until all that was put survives a crash."""

@@ -1,7 +1,9 @@
-"""The serializer that executors use: pickle protocol 5, with functions by value where they cannot be imported.
+"""The serializer that executors use: pickle protocol 5, with functions by value where they cannot be
+imported.
 
-The standard pickler sends functions and classes by name, so those of ``__main__`` and of notebooks do not arrive. A pickler
-that sends them by value (cloudpickle's) is passed in by the executor that depends on it: this package depends on nothing.
+The standard pickler sends functions and classes by name, so those of ``__main__`` and of notebooks do not
+arrive. A pickler that sends them by value (cloudpickle's) is passed in by the executor that depends on it:
+this package depends on nothing.
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ from .serializer import FunctionPayload
 __all__ = ["PickleSerializer"]
 
 _PROTOCOL = 5
-# Values of these types hold no function or class, so that the standard pickler is right for them, and it is fastest.
+# Values of these types hold no function or class, so that the standard pickler is right for them, and it is
+# fastest.
 _PLAIN = frozenset({int, float, str, bytes, bool, type(None), complex})
 
 
 class PickleSerializer:
-    """Pickles with ``pickler``, a subclass of :class:`pickle.Pickler`; cloudpickle's also takes what is in ``__main__``."""
+    """Pickles with ``pickler``, a subclass of :class:`pickle.Pickler`; cloudpickle's also takes what is in
+    ``__main__``.
+    """
 
     def __init__(self, pickler: type[pickle.Pickler] = pickle.Pickler) -> None:
         self._pickler = _with_wrapped_functions(pickler)
@@ -58,8 +63,8 @@ class PickleSerializer:
     def dumps_function(self, function: Callable[..., Any]) -> FunctionPayload:
         """See :meth:`Serializer.dumps_function`.
 
-        A function that travels by value is sent again when a global that it reads has been bound to another object since;
-        a global that was changed in place is not noticed.
+        A function that travels by value is sent again when a global that it reads has been bound to another
+        object since; a global that was changed in place is not noticed.
         """
         if type(function) is not types.FunctionType:
             return self._function_payload(function)
@@ -75,7 +80,9 @@ class PickleSerializer:
         data = self.dumps(function, f"the function {getattr(function, '__qualname__', function)!r}")
         return FunctionPayload(hashlib.blake2b(data, digest_size=16).digest(), data)
 
-    def _dumps(self, value: Any, buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None) -> bytes:
+    def _dumps(
+        self, value: Any, buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None
+    ) -> bytes:
         file = io.BytesIO()
         self._pickler(file, _PROTOCOL, buffer_callback=buffer_callback).dump(value)
         return file.getvalue()
@@ -96,7 +103,7 @@ class PickleSerializer:
     def _can_dump(self, value: Any) -> bool:
         try:
             self._dumps(value)
-        except Exception:
+        except Exception:  # noqa: BLE001  pickling runs code of the user's
             return False
         return True
 
@@ -106,7 +113,9 @@ class _KnownFunction:
 
     __slots__ = ("_bindings", "payload")
 
-    def __init__(self, payload: FunctionPayload, bindings: tuple[tuple[Mapping[str, Any], str, Any], ...]) -> None:
+    def __init__(
+        self, payload: FunctionPayload, bindings: tuple[tuple[Mapping[str, Any], str, Any], ...]
+    ) -> None:
         self.payload = payload
         self._bindings = bindings
 
@@ -124,12 +133,16 @@ def _is_plain(value: Any, depth: int = 3) -> bool:
     if depth and (kind is tuple or kind is list):
         return len(value) <= 64 and all(_is_plain(part, depth - 1) for part in value)
     if depth and kind is dict:
-        return len(value) <= 64 and all(type(key) is str and _is_plain(part, depth - 1) for key, part in value.items())
+        return len(value) <= 64 and all(
+            type(key) is str and _is_plain(part, depth - 1) for key, part in value.items()
+        )
     return False
 
 
 def _globals_read(function: types.FunctionType) -> Iterator[tuple[Mapping[str, Any], str, Any]]:
-    """The bindings that a function sent by value depends on: its globals, and those of helpers in the same module."""
+    """The bindings that a function sent by value depends on: its globals, and those of helpers in the same
+    module.
+    """
     waiting, seen = [function], {function}
     while waiting:
         current = waiting.pop()

@@ -29,11 +29,15 @@ class DependencyResolver(Protocol):
         """The futures in a value, each once. The value is not changed. Linear in the size of the value."""
 
     def resolve(self, value: Any, result: Callable[[Future[Any]], Any]) -> Any:
-        """The value with each future replaced by ``result(future)``. The value itself is not changed: parts are copied."""
+        """The value with each future replaced by ``result(future)``. The value itself is not changed: parts
+        are copied.
+        """
 
 
 class Failure(NamedTuple):
-    """A try that failed: the task, the error, and how often it has been tried, failed on its own, and been lost."""
+    """A try that failed: the task, the error, and how often it has been tried, failed on its own, and been
+    lost.
+    """
 
     task_id: int
     task_name: str
@@ -59,7 +63,9 @@ class RetryPolicy(Protocol):
 
 
 class BlockView(NamedTuple):
-    """A block as the scaler sees it: its job's status, when it was asked for, and what the executor says of it."""
+    """A block as the scaler sees it: its job's status, when it was asked for, and what the executor says of
+    it.
+    """
 
     status: JobStatus
     requested_at: float

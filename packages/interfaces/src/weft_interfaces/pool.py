@@ -22,12 +22,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def as_pool(executor: Executor, directory: Path | None = None, options: CallOptions | None = None) -> ExecutorPool:
+def as_pool(
+    executor: Executor, directory: Path | None = None, options: CallOptions | None = None
+) -> ExecutorPool:
     """A pool of ``concurrent.futures`` that runs its calls on ``executor``, all with the same ``options``.
 
-    Use it as a context manager: leaving it waits for its calls, and ends the executor. ``directory`` is for the executor's
-    files; a temporary one is made otherwise. Raises what ``executor.start`` raises, and :class:`ResourcesError` when
-    the executor can never run calls with these options.
+    Use it as a context manager: leaving it waits for its calls, and ends the executor. ``directory`` is for
+    the executor's files; a temporary one is made otherwise. Raises what ``executor.start`` raises, and
+    :class:`ResourcesError` when the executor can never run calls with these options.
     """
     return ExecutorPool(executor, directory, options)
 
@@ -35,7 +37,9 @@ def as_pool(executor: Executor, directory: Path | None = None, options: CallOpti
 class ExecutorPool(concurrent.futures.Executor):
     """See :func:`as_pool`."""
 
-    def __init__(self, executor: Executor, directory: Path | None = None, options: CallOptions | None = None) -> None:
+    def __init__(
+        self, executor: Executor, directory: Path | None = None, options: CallOptions | None = None
+    ) -> None:
         self._executor = executor
         self._options = options or CallOptions()
         refusal = executor.refusal(self._options.resources)
@@ -51,7 +55,9 @@ class ExecutorPool(concurrent.futures.Executor):
             directory = Path(self._temporary.name)
         executor.start(_PoolContext(directory, self._completed))
 
-    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[R]:
+    def submit(
+        self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> concurrent.futures.Future[R]:
         """Run ``fn(*args, **kwargs)``. Raises :class:`RunClosedError` after ``shutdown``."""
         with self._lock:
             if self._closed:
@@ -67,7 +73,9 @@ class ExecutorPool(concurrent.futures.Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the pool. With ``wait=False`` a thread of its own waits for the calls, then ends the executor."""
+        """End the pool. With ``wait=False`` a thread of its own waits for the calls, then ends the
+        executor.
+        """
         with self._lock:
             first, self._closed = not self._closed, True
             futures = list(self._futures.values())

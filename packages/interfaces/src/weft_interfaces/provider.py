@@ -21,8 +21,8 @@ class JobState(enum.Enum):
         PENDING ──> RUNNING ──> COMPLETED | FAILED | TIMEOUT | CANCELLED
         HELD ↔ PENDING          PREEMPTED, requeued by the site: back to PENDING
 
-    ``UNKNOWN`` is "could not be found out now": it is never taken for an end. ``GONE`` is an end whose kind the batch
-    system no longer knows.
+    ``UNKNOWN`` is "could not be found out now": it is never taken for an end. ``GONE`` is an end whose kind
+    the batch system no longer knows.
     """
 
     PENDING = "pending"
@@ -41,18 +41,22 @@ class JobState(enum.Enum):
         return self in _TERMINAL
 
 
-_TERMINAL = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.TIMEOUT, JobState.CANCELLED, JobState.GONE})
+_TERMINAL = frozenset(
+    {JobState.COMPLETED, JobState.FAILED, JobState.TIMEOUT, JobState.CANCELLED, JobState.GONE}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """One job to submit. Paths are on the host of the provider's channel.
 
-    id: unique over all runs and users; the job carries it, so that a submission whose answer was lost is found again.
+    id: unique over all runs and users; the job carries it, so that a submission whose answer was lost is
+    found again.
     name: for people, in the queue's listing. tag: names the run, so that what a dead run left can be found.
     command: the arguments of what to run, already wrapped by the launcher.
     directory: where the job's script and its output go.
-    environment: variables to set. input: bytes for the command's standard input, kept in a file that only its owner can read.
+    environment: variables to set. input: bytes for the command's standard input, kept in a file that only its
+    owner can read.
     """
 
     id: str
@@ -85,7 +89,9 @@ class JobStatus:
 
 @runtime_checkable
 class Provider(Protocol):
-    """Asks a batch system for blocks. One caller at a time; methods may wait for the batch system, within a bound."""
+    """Asks a batch system for blocks. One caller at a time; methods may wait for the batch system, within a
+    bound.
+    """
 
     @property
     def poll_interval(self) -> float:
@@ -94,21 +100,27 @@ class Provider(Protocol):
     def submit(self, spec: JobSpec) -> JobId:
         """Submit one job.
 
-        Returning: the batch system has it. Raising :class:`ProviderError` (try again) or :class:`ConfigError` (the request
-        is wrong): it does not have it. A second call with the same ``spec.id`` returns the same job.
+        Returning: the batch system has it. Raising :class:`ProviderError` (try again) or :class:`ConfigError`
+        (the request is wrong): it does not have it. A second call with the same ``spec.id`` returns
+        the same job.
         """
 
     def status(self, ids: Sequence[JobId]) -> Mapping[JobId, JobStatus]:
         """What is known of these jobs, with one query to the batch system. Each id is in the answer.
 
-        A query that fails makes its jobs ``UNKNOWN``, with the reason; it does not raise. A state once terminal stays.
+        A query that fails makes its jobs ``UNKNOWN``, with the reason; it does not raise. A state once
+        terminal stays.
         """
 
     def cancel(self, ids: Sequence[JobId]) -> None:
-        """Ask for these jobs to end. Ended and unknown ones are no error. Raises :class:`ProviderError` if not asked."""
+        """Ask for these jobs to end. Ended and unknown ones are no error. Raises :class:`ProviderError` if
+        not asked.
+        """
 
     def find(self, tag: str) -> Mapping[JobId, str]:
-        """The jobs of this user that carry the tag and have not ended, with their names: what a dead run left."""
+        """The jobs of this user that carry the tag and have not ended, with their names: what a dead run
+        left.
+        """
 
     def close(self) -> None:
         """Free what it holds here; jobs are left alone. May be called twice."""

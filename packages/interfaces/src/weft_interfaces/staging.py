@@ -12,8 +12,9 @@ __all__ = ["NullStaging", "Staging"]
 class Staging(Protocol):
     """Moves one file. Picklable, so that it may run inside the task, on its worker, or as a task of its own.
 
-    Both directions are atomic: the final name never shows a part of the file. Both may be repeated, and leave the same.
-    Raising :class:`StagingError`: may be tried again; :class:`FileNotFoundError`: there is no such file.
+    Both directions are atomic: the final name never shows a part of the file. Both may be repeated, and leave
+    the same. Raising :class:`StagingError`: may be tried again; :class:`FileNotFoundError`: there is no such
+    file.
     """
 
     def handles(self, url: str) -> bool:

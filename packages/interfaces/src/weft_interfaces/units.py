@@ -25,7 +25,9 @@ _CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d{1,2})(?::(\d{1,2}))?")
 
 
 def parse_bytes(value: str | int | float, field: str = "memory") -> int:
-    """A size in bytes: ``4096``, ``"4GB"`` (10**9), ``"4GiB"`` (2**30), ``"512 MB"``. Raises :class:`UnitError`."""
+    """A size in bytes: ``4096``, ``"4GB"`` (10**9), ``"4GiB"`` (2**30), ``"512 MB"``. Raises
+    :class:`UnitError`.
+    """
     expected = 'a size such as "4GB", "512MiB" or a number of bytes'
     if isinstance(value, str):
         match = _NUMBER_AND_UNIT.fullmatch(value)
@@ -39,7 +41,8 @@ def parse_bytes(value: str | int | float, field: str = "memory") -> int:
 def parse_seconds(value: str | int | float, field: str = "walltime") -> float:
     """A time in seconds: ``90``, ``"90s"``, ``"1h30m"``, ``"5 min"``, ``"HH:MM:SS"``, ``"D-HH:MM:SS"``.
 
-    Two clock fields are minutes and seconds, as in Slurm, unless days stand before them. Raises :class:`UnitError`.
+    Two clock fields are minutes and seconds, as in Slurm, unless days stand before them. Raises
+    :class:`UnitError`.
     """
     expected = 'a time such as "90s", "1h30m", "01:30:00" or a number of seconds'
     if isinstance(value, str):
@@ -53,7 +56,9 @@ def parse_seconds(value: str | int | float, field: str = "walltime") -> float:
 
 
 def parse_count(value: int | float, field: str, *, least: float = 0, whole: bool = False) -> float:
-    """A number of things, such as cpus. Raises :class:`UnitError` when it is below ``least`` or, if ``whole``, broken."""
+    """A number of things, such as cpus. Raises :class:`UnitError` when it is below ``least`` or, if
+    ``whole``, broken.
+    """
     expected = f"a {'whole ' if whole else ''}number, at least {least:g}"
     if _finite(value, field, expected) < least or (whole and value != int(value)):
         raise UnitError(f"{field}: {value!r} is not {expected}")
@@ -83,7 +88,12 @@ def format_seconds(seconds: float) -> str:
 
 
 def _finite(value: object, field: str, expected: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or value < 0
+    ):
         raise UnitError(f"{field}: {value!r} is not {expected}")
     return value
 

@@ -17,7 +17,8 @@ _local = threading.local()
 class WorkerContext:
     """One worker: the call that it runs, when that must end, and how to interrupt it.
 
-    ``in_process``: whether the worker is a thread of the process that holds the run, so that its tasks may submit others.
+    ``in_process``: whether the worker is a thread of the process that holds the run, so that its tasks may
+    submit others.
     """
 
     def __init__(self, *, in_process: bool) -> None:
@@ -28,7 +29,9 @@ class WorkerContext:
         self._interrupt_lock = threading.Lock()
 
     def remaining(self) -> float | None:
-        """Seconds until the call is stopped, by its timeout or by the end of its block; None if nothing will."""
+        """Seconds until the call is stopped, by its timeout or by the end of its block; None if nothing
+        will.
+        """
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     def waiting(self) -> AbstractContextManager[object]:
@@ -40,7 +43,9 @@ class WorkerContext:
 
     @contextmanager
     def interruptible(self, interrupt: Callable[[], None]) -> Iterator[None]:
-        """While inside, cancelling the call or reaching its timeout calls ``interrupt``, from another thread."""
+        """While inside, cancelling the call or reaching its timeout calls ``interrupt``, from another
+        thread.
+        """
         with self._interrupt_lock:
             self._interrupt = interrupt
         try:
@@ -50,7 +55,9 @@ class WorkerContext:
                 self._interrupt = None
 
     def interrupt(self, call_id: int) -> bool:
-        """Interrupt this call, if it is what runs and it can be interrupted. ``interruptible`` waits until this returns."""
+        """Interrupt this call, if it is what runs and it can be interrupted. ``interruptible`` waits until
+        this returns.
+        """
         with self._interrupt_lock:
             if self._interrupt is None or self.call is None or self.call.id != call_id:
                 return False

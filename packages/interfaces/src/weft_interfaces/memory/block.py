@@ -31,6 +31,8 @@ class InMemoryBlockExecutor(ManualExecutor):
     ``clock`` tells seconds, for the time that a block is idle.
     """
 
+    in_blocks = True
+
     def __init__(
         self,
         blocks: Blocks,
