@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .__about__ import __version__
+from .processes import ProcessExecutor
 from .threads import ThreadExecutor
 
-__all__ = ["ThreadExecutor", "__version__"]
+__all__ = ["ProcessExecutor", "ThreadExecutor", "__version__"]

@@ -1,0 +1,52 @@
+"""Kills a worker with all that it has started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+__all__ = ["kill_group", "kill_tree"]
+
+
+def kill_group(pid: int) -> None:
+    """Kill the process group that this process leads."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def kill_tree(pid: int) -> None:
+    """Kill the process's group, and its descendants that have left it for groups and sessions of their own."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGSTOP)  # so that the group starts nothing between the look and the kill
+    descendants = list(_descendants(pid))
+    kill_group(pid)
+    for descendant in descendants:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(descendant, signal.SIGKILL)
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    children: dict[int, list[int]] = {}
+    for child, parent in _processes():
+        children.setdefault(parent, []).append(child)
+    waiting = [pid]
+    while waiting:
+        found = children.get(waiting.pop(), [])
+        yield from found
+        waiting.extend(found)
+
+
+def _processes() -> Iterator[tuple[int, int]]:
+    """Process ids and those of their parents; nothing where there is no /proc."""
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        return
+    for name in names:
+        if name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    # The command, in brackets, may hold anything.
+                    yield int(name), int(file.read().rpartition(b")")[2].split()[1])

@@ -1,0 +1,165 @@
+"""The process that the workers are forked from: small, with one thread, and with nothing of the user's in it.
+
+It forks a worker whenever the client asks for one, which takes a millisecond, and reports how each one ended. It runs in a
+session of its own, so that the terminal's Ctrl-C reaches neither it nor the workers, and it ends with its client: when the
+control socket is closed, however that came about, it kills all that is left and exits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import fcntl
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import cloudpickle  # type: ignore[import-untyped]
+
+from weft_interfaces import PickleSerializer
+
+from .kill import kill_group
+from .notices import ENDED, FAILED, NOTICE, REQUEST, STARTED
+from .worker import Worker
+
+__all__ = ["Template", "main"]
+
+
+def main(control: int, lifeline: int) -> None:
+    """Serve the client at the other end of the socket ``control``.
+
+    ``lifeline`` is the reading end of a pipe of which only the client has the other.
+    """
+    Template(socket.socket(fileno=control), lifeline).run()
+
+
+class Template:
+    """Forks workers and buries them."""
+
+    def __init__(self, control: socket.socket, lifeline: int) -> None:
+        self._control = control
+        self._lifeline = lifeline
+        self._workers: dict[int, int] = {}  # pid: number
+        self._serializer = PickleSerializer(cloudpickle.Pickler)
+        self._wakeup, self._waker = socket.socketpair()
+
+    def run(self) -> None:
+        """Serve requests until the client is gone."""
+        for end in (self._wakeup, self._waker):
+            end.setblocking(False)
+        signal.signal(signal.SIGCHLD, _do_nothing)
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        gc.collect()
+        gc.freeze()  # so that collections in the workers do not copy pages that they could share
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._wakeup, select.POLLIN)
+        try:
+            while True:
+                ready = {descriptor for descriptor, _ in poll.poll()}
+                if self._wakeup.fileno() in ready:
+                    self._bury()
+                if self._control.fileno() in ready and not self._serve():
+                    return
+        except ConnectionError:
+            return
+        finally:
+            for pid in self._workers:
+                kill_group(pid)
+
+    def _serve(self) -> bool:
+        """Do what the client asks for; false when it is gone."""
+        data, descriptors, _, _ = socket.recv_fds(self._control, REQUEST.size, 3)
+        if len(data) < REQUEST.size:
+            return False
+        (number,) = REQUEST.unpack(data)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._notify(FAILED, number, 0, error.errno or 0)
+        else:
+            if not pid:
+                self._become_worker(descriptors)
+            self._workers[pid] = number
+            self._notify(STARTED, number, pid, 0)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return True
+
+    def _bury(self) -> None:
+        """Report the workers that have ended, and kill what they left in their groups."""
+        with contextlib.suppress(BlockingIOError):
+            while self._wakeup.recv(4096):
+                pass
+        for pid, number in list(self._workers.items()):
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                continue
+            kill_group(pid)  # before it is reaped: until then no other process can have its number
+            _, status = os.waitpid(pid, 0)
+            del self._workers[pid]
+            self._notify(ENDED, number, pid, status)
+
+    def _notify(self, kind: int, number: int, pid: int, status: int) -> None:
+        self._control.sendall(NOTICE.pack(kind, number, pid, status))
+
+    def _become_worker(self, descriptors: list[int]) -> NoReturn:
+        code = 1
+        try:
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for end in (self._control, self._wakeup, self._waker):
+                end.close()
+            connection, tokens, crash = descriptors
+            _die_with_client(self._lifeline)
+            faulthandler.enable(os.fdopen(crash, "w"), all_threads=True)
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):
+                    stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+            Worker(socket.socket(fileno=connection), tokens, self._serializer).run()
+            code = 0
+        except KeyboardInterrupt:
+            code = 130
+        except BaseException:  # noqa: BLE001  a forked process must not go on where its parent would
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(code)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """A handler, so that the signal wakes the loop up."""
+
+
+def _die_with_client(lifeline: int) -> None:
+    """Have the kernel kill this process's group as soon as nobody holds the other end of the lifeline.
+
+    No thread is needed for it, so a call that hangs in C code does not prevent it.
+    """
+    if not hasattr(fcntl, "F_SETSIG"):
+        _watch(lifeline)
+        return
+    # The owner belongs to the open file, which the workers share: open the pipe once more.
+    own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
+    poll = select.poll()
+    poll.register(own, select.POLLIN)
+    if poll.poll(0):  # it happened before
+        kill_group(os.getpgrp())
+
+
+def _watch(lifeline: int) -> None:
+    """The same with a thread, where the kernel cannot do it."""
+    import threading
+
+    def wait() -> None:
+        os.read(lifeline, 1)
+        kill_group(os.getpgrp())
+
+    threading.Thread(target=wait, name="weft-lifeline", daemon=True).start()
