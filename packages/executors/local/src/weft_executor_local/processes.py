@@ -22,7 +22,7 @@ from weft_interfaces import (
     parse_count,
 )
 
-from .threads import available_cpus
+from .cpus import available_cpus
 
 if TYPE_CHECKING:
     from .catalogue import Catalogue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Collection, Sequence
 
@@ -17,6 +16,7 @@ from weft_interfaces import (
     parse_count,
 )
 
+from .cpus import available_cpus
 from .crew import Crew
 
 __all__ = ["ThreadExecutor"]
@@ -92,11 +92,3 @@ class ThreadExecutor(BaseExecutor):
             if self._crew is crew:
                 self._crew = None
         return leftovers
-
-
-def available_cpus() -> int:
-    """Processors that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1

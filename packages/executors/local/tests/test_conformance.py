@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from weft_executor_local import ProcessExecutor, ThreadExecutor
+from weft_interfaces import Executor
+from weft_interfaces.testing import ExecutorSuite, PoolSuite
+
+
+class TestThreads(ExecutorSuite):
+    def make_executor(self) -> Executor:
+        return ThreadExecutor(workers=2)
+
+
+class TestOneThread(ExecutorSuite):
+    def make_executor(self) -> Executor:
+        return ThreadExecutor(workers=1)
+
+
+class TestProcesses(ExecutorSuite):
+    def make_executor(self) -> Executor:
+        return ProcessExecutor(workers=2)
+
+
+class TestOneProcess(ExecutorSuite):
+    def make_executor(self) -> Executor:
+        return ProcessExecutor(workers=1)
+
+
+class TestThreadPool(PoolSuite):
+    def make_executor(self) -> Executor:
+        return ThreadExecutor(workers=2)
+
+
+class TestProcessPool(PoolSuite):
+    def make_executor(self) -> Executor:
+        return ProcessExecutor(workers=2)
