@@ -44,7 +44,7 @@ class InMemoryChannel(BaseChannel):
         self,
         argv: Sequence[str],
         *,
-        input: bytes = b"",  # noqa: A002 - the contract's name
+        input: bytes = b"",
         timeout: float | None = None,
         environment: Mapping[str, str] | None = None,
         cwd: str | None = None,

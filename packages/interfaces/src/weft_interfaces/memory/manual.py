@@ -12,6 +12,7 @@ from ..errors import ConfigError, DeathCertificate, ResourcesError, RunClosedErr
 from ..executor import BaseExecutor, ExecutorContext, Load
 from ..resources import Resources
 from ..serializer import Serializer
+from ..worker import WorkerContext
 from .execution import run_call
 
 __all__ = ["ManualExecutor"]
@@ -51,7 +52,7 @@ class ManualExecutor(BaseExecutor):
         self._held: dict[int, Call] = {}
         self._begun: set[int] = set()
         self._cancelling: set[int] = set()
-        self._executing: set[int] = set()
+        self._executing: dict[int, WorkerContext] = {}
         self._reporting = 0
         self._closing = False
 
@@ -101,7 +102,10 @@ class ManualExecutor(BaseExecutor):
         self._report([Outcome(call_id, error=WorkerLostError("the worker of the task died", [certificate]))])
 
     def run(self, call_id: int) -> None:
-        """Really run the call, in this thread. Meanwhile it cannot be cancelled; it can be lost."""
+        """Really run the call, in this thread.
+
+        Meanwhile it can be lost, and cancelled if it is interruptible.
+        """
         with self._changed:
             self._require(call_id in self._held, f"run({call_id}): no such call is held: an outcome too many")
             self._require(
@@ -110,15 +114,17 @@ class ManualExecutor(BaseExecutor):
             self._require(call_id not in self._executing, f"run({call_id}): it runs already")
             call = self._held[call_id]
             self._begun.add(call_id)
-            self._executing.add(call_id)
+            worker = self._executing[call_id] = WorkerContext(in_process=self.in_process)
         refusal = self.refusal(call.options.resources)
         if refusal is not None:
             outcome = Outcome(call_id, error=ResourcesError(refusal))
         else:
-            outcome = run_call(call, serializer=self._serializer)
+            outcome = run_call(call, worker, self._serializer)
         with self._changed:
-            self._executing.discard(call_id)
+            del self._executing[call_id]
             mine = self._held.get(call_id) is call
+            if call_id in self._cancelling:
+                outcome = Outcome(call_id, error=CancelledError())
             if mine:
                 self._remove(call_id)
         if mine:
@@ -128,7 +134,8 @@ class ManualExecutor(BaseExecutor):
         """Run what is held, and what is submitted meanwhile, until nothing is; confirm what is cancelling."""
         while True:
             for call_id in self.cancelling:
-                self.confirm(call_id)
+                if call_id not in self._executing:
+                    self.confirm(call_id)
             runnable = self._runnable()
             if not runnable:
                 return
@@ -170,13 +177,12 @@ class ManualExecutor(BaseExecutor):
         with self._changed:
             accepted = [i for i in dict.fromkeys(ids) if i in self._held and self._stoppable(i)]
             fresh = [i for i in accepted if i not in self._cancelling]
-            if self._confirm_cancels:
-                for call_id in fresh:
-                    self._remove(call_id)
-            else:
-                self._cancelling.update(fresh)
-        if self._confirm_cancels and fresh:
-            self._report([Outcome(call_id, error=CancelledError()) for call_id in fresh])
+            self._cancelling.update(fresh)
+            confirmed = [i for i in fresh if self._confirm_cancels and i not in self._executing]
+            for call_id in confirmed:
+                self._remove(call_id)
+        if confirmed:
+            self._report([Outcome(call_id, error=CancelledError()) for call_id in confirmed])
         return accepted
 
     def running(self) -> Collection[int]:
@@ -198,11 +204,14 @@ class ManualExecutor(BaseExecutor):
                 return []
             self._closing = True
             if cancel:
-                self._cancelling.update(self._held.keys() - self._executing)
+                self._cancelling.update(
+                    [i for i in self._held if i not in self._executing or self._stoppable(i)]
+                )
         self.run_all()
         with self._changed:
             self._changed.wait_for(lambda: not self._held and not self._reporting, timeout)
             left = list(self._held.values())
+            self._cancelling.clear()  # an interrupted call that still runs is lost: it was not stopped
         for call in left:
             self.lose(call.id)
         with self._changed:
@@ -223,7 +232,9 @@ class ManualExecutor(BaseExecutor):
             self._remove(call_id)
 
     def _stoppable(self, call_id: int) -> bool:
-        return call_id not in self._executing and (self._stops_begun or call_id not in self._begun)
+        if call_id in self._executing:
+            return call_id in self._cancelling or self._executing[call_id].interrupt(call_id)
+        return self._stops_begun or call_id not in self._begun
 
     def _runnable(self) -> list[int]:
         with self._changed:

@@ -16,7 +16,31 @@ by their ``test_`` methods will do; nothing here imports one. Waits are bounded 
 
 from __future__ import annotations
 
+from .block import BlockExecutorSuite
+from .channel import ChannelSuite
+from .event import EventSinkSuite
 from .executor import ExecutorSuite
+from .launcher import LauncherSuite
+from .memo import MemoHasherSuite, MemoStoreSuite
+from .policy import DependencyResolverSuite, RetryPolicySuite, ScalingPolicySuite
 from .pool import PoolSuite
+from .provider import ProviderSuite
+from .serializer import SerializerSuite
+from .staging import StagingSuite
 
-__all__ = ["ExecutorSuite", "PoolSuite"]
+__all__ = [
+    "BlockExecutorSuite",
+    "ChannelSuite",
+    "DependencyResolverSuite",
+    "EventSinkSuite",
+    "ExecutorSuite",
+    "LauncherSuite",
+    "MemoHasherSuite",
+    "MemoStoreSuite",
+    "PoolSuite",
+    "ProviderSuite",
+    "RetryPolicySuite",
+    "ScalingPolicySuite",
+    "SerializerSuite",
+    "StagingSuite",
+]

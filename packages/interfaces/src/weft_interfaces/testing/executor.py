@@ -57,14 +57,17 @@ class ExecutorSuite:
     # -- helpers --------------------------------------------------------------------------------------------
 
     @contextmanager
-    def started(self, on_completed: Completed | None = None) -> Iterator[tuple[Executor, RecordingContext]]:
+    def started(
+        self, on_completed: Completed | None = None, *, prepared: bool = True
+    ) -> Iterator[tuple[Executor, RecordingContext]]:
         """A running executor and what it reports to."""
         executor = self.make_executor()
         with tempfile.TemporaryDirectory(prefix="weft-suite-") as directory:
             context = RecordingContext(Path(directory), on_completed)
             executor.start(context)
             try:
-                self.prepare(executor)
+                if prepared:
+                    self.prepare(executor)
                 yield executor, context
             finally:
                 executor.shutdown(cancel=True, timeout=self.timeout)
@@ -74,7 +77,7 @@ class ExecutorSuite:
         ids = list(ids)
         missing = sorted(context.wait(ids, self.timeout))
         assert not missing, (
-            f"each call gets exactly one outcome: {len(missing)} of {len(ids)} have none in {self.timeout:g} s, "
+            f"each call gets exactly one outcome: {len(missing)} of {len(ids)} have none, "
             f"the first is call {missing[0]}"
         )
         self.check_counts(context)
@@ -271,7 +274,7 @@ class ExecutorSuite:
             outcome = self.await_outcomes(context, [1, 2])[1]
         if not isinstance(outcome.error, DeadlockError):
             assert outcome.value == (("inner",), {}), (
-                f"a call that waits for one it submitted gets its value, or DeadlockError at once, not {outcome}"
+                f"a call that waits for one it submitted gets its value, or DeadlockError, not {outcome}"
             )
 
     # -- what a call sees -----------------------------------------------------------------------------------

@@ -1,0 +1,227 @@
+"""What every provider must show."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from ..block import BlockShape
+from ..provider import JobId, JobSpec, JobState, JobStatus, Provider
+from .check import skip
+
+__all__ = ["ProviderSuite"]
+
+
+class ProviderSuite:
+    """Subclass it and write ``make_provider``. Jobs are real: ``true``, ``false`` and ``sleep`` on one node.
+
+    timeout: seconds that a job may take to start or to end before the suite takes the provider for broken.
+    """
+
+    timeout: float = 60.0
+
+    def make_provider(self) -> Provider:
+        """A new provider; all of them speak with the same batch system."""
+        raise NotImplementedError(f"{type(self).__name__}.make_provider: write it, to return what is tested")
+
+    def directory(self) -> str:
+        """A directory for jobs on the host of the provider's channel; this machine, unless overridden."""
+        return tempfile.mkdtemp(prefix="weft-suite-")
+
+    def tick(self, provider: Provider) -> None:
+        """Let time pass between two queries. A batch system with a clock of its own advances it here."""
+        threading.Event().wait(min(provider.poll_interval, 0.2))
+
+    @contextmanager
+    def failing_queries(self, provider: Provider) -> Iterator[None]:
+        """While inside, the batch system does not answer queries.
+
+        The test that needs it is skipped if it stays so.
+        """
+        if type(self).failing_queries is ProviderSuite.failing_queries:
+            skip("this suite cannot make queries fail: override failing_queries")
+        yield
+
+    # -- helpers --------------------------------------------------------------------------------------------
+
+    def spec(self, *command: str, tag: str = "", name: str = "weft-suite", spec_id: str = "") -> JobSpec:
+        """A small job."""
+        return JobSpec(
+            id=spec_id or f"suite-{uuid.uuid4().hex}",
+            name=name,
+            command=command or ("true",),
+            shape=BlockShape(nodes=1, walltime=600.0),
+            directory=self.directory(),
+            tag=tag,
+        )
+
+    def ask(self, provider: Provider, job: JobId) -> JobStatus:
+        """The status of one job, which must be in the answer."""
+        answer = provider.status([job])
+        assert job in answer, f"each id is in the answer of status(), but {job!r} is not: {answer}"
+        assert isinstance(answer[job], JobStatus), f"status() answers with JobStatus, not {answer[job]!r}"
+        return answer[job]
+
+    def wait_for(self, provider: Provider, job: JobId, *states: JobState) -> JobStatus:
+        """Ask until the job is in one of these states, or in one from which it can never come there."""
+        status, limit = self.ask(provider, job), self.timeout
+        pause = max(0.01, min(provider.poll_interval, 0.2))
+        while status.state not in states:
+            assert not status.state.terminal, f"the job should become {states[0].name}, but ended as {status}"
+            assert limit > 0, (
+                f"the job should become {states[0].name} within {self.timeout:g} s, but it is {status}"
+            )
+            limit -= pause
+            self.tick(provider)
+            status = self.ask(provider, job)
+        return status
+
+    @contextmanager
+    def running_job(self, provider: Provider, tag: str = "", name: str = "weft-suite") -> Iterator[JobId]:
+        """A job that sleeps, and is cancelled at the end."""
+        job = provider.submit(self.spec("sleep", "600", tag=tag, name=name))
+        try:
+            self.wait_for(provider, job, JobState.RUNNING)
+            yield job
+        finally:
+            provider.cancel([job])
+            provider.close()
+
+    # -- tests ----------------------------------------------------------------------------------------------
+
+    def test_it_is_a_provider(self) -> None:
+        provider = self.make_provider()
+        assert isinstance(provider, Provider), f"it lacks methods of the Provider contract: {provider!r}"
+        assert provider.poll_interval >= 0, f"poll_interval: seconds, not {provider.poll_interval!r}"
+
+    def test_a_job_that_succeeds_is_completed(self) -> None:
+        provider = self.make_provider()
+        job = provider.submit(self.spec("true"))
+        status = self.wait_for(provider, job, JobState.COMPLETED, JobState.GONE)
+        assert status.exit_code in (None, 0), f"a job that succeeds has exit code 0, not {status.exit_code}"
+
+    def test_a_job_that_fails_is_failed_with_its_exit_code(self) -> None:
+        provider = self.make_provider()
+        job = provider.submit(self.spec("false"))
+        status = self.wait_for(provider, job, JobState.FAILED, JobState.GONE)
+        assert status.state is JobState.GONE or status.exit_code == 1, f"its exit code is 1: {status}"
+
+    def test_a_running_job_says_since_when(self) -> None:
+        provider = self.make_provider()
+        with self.running_job(provider) as job:
+            status = self.ask(provider, job)
+            assert status.exit_code is None, f"a running job has no exit code, but {status.exit_code}"
+            if status.started_at is not None and status.ends_at is not None:
+                assert status.ends_at > status.started_at, f"a job ends after it has started: {status}"
+
+    def test_the_same_spec_is_the_same_job(self) -> None:
+        provider = self.make_provider()
+        spec = self.spec("sleep", "600")
+        job = provider.submit(spec)
+        again = provider.submit(spec)
+        other = provider.submit(self.spec("sleep", "600"))
+        provider.cancel([job, again, other])
+        assert again == job, (
+            f"a second submit with the same spec.id returns the same job, not {again!r} beside {job!r}"
+        )
+        assert other != job, f"another spec.id is another job, but both are {job!r}"
+
+    def test_status_of_many_jobs_has_each_id(self) -> None:
+        provider = self.make_provider()
+        jobs = [provider.submit(self.spec("sleep", "600")) for _ in range(5)]
+        stranger = JobId("999999999")
+        answer = provider.status([*jobs, stranger])
+        provider.cancel(jobs)
+        missing = [job for job in (*jobs, stranger) if job not in answer]
+        assert not missing, (
+            f"each id is in the answer of status(), an unknown one too, but these are not: {missing}"
+        )
+        state = answer[stranger].state
+        assert state in (JobState.GONE, JobState.UNKNOWN), (
+            f"a job that nobody knows is GONE or UNKNOWN, not {state}"
+        )
+
+    def test_status_of_nothing_is_nothing(self) -> None:
+        assert not self.make_provider().status([]), "status([]) has nothing to say"
+
+    def test_a_cancelled_job_ends(self) -> None:
+        provider = self.make_provider()
+        with self.running_job(provider) as job:
+            provider.cancel([job])
+            ends = [state for state in JobState if state.terminal]
+            status = self.wait_for(provider, job, *ends)
+            expected = (JobState.CANCELLED, JobState.FAILED, JobState.GONE)
+            assert status.state in expected, (
+                f"a cancelled job is CANCELLED, or at least not a success: {status}"
+            )
+
+    def test_cancelling_ended_and_unknown_jobs_is_no_error(self) -> None:
+        provider = self.make_provider()
+        job = provider.submit(self.spec("true"))
+        self.wait_for(provider, job, JobState.COMPLETED, JobState.GONE)
+        provider.cancel([job, JobId("999999999")])
+        provider.cancel([])
+
+    def test_an_end_stays_an_end(self) -> None:
+        provider = self.make_provider()
+        job = provider.submit(self.spec("true"))
+        ended = self.wait_for(provider, job, JobState.COMPLETED, JobState.GONE).state
+        for _ in range(3):
+            self.tick(provider)
+            state = self.ask(provider, job).state
+            assert state.terminal, f"a state once terminal stays, but {ended} became {state}"
+        provider.cancel([job])
+        state = self.ask(provider, job).state
+        assert state.terminal, f"a state once terminal stays, but {ended} became {state}"
+        assert state is not JobState.CANCELLED, (
+            f"a cancel after the end does not rewrite it: {ended} became {state}"
+        )
+
+    def test_a_query_that_fails_is_not_an_end(self) -> None:
+        provider = self.make_provider()
+        with self.running_job(provider) as job:
+            with self.failing_queries(provider):
+                status = self.query_that_may_not_raise(provider, job)[job]
+            assert status.state is JobState.UNKNOWN, (
+                f"a query that fails makes a job UNKNOWN, not {status.state}"
+            )
+            assert status.reason, "an UNKNOWN job comes with the reason why the query failed"
+            self.wait_for(provider, job, JobState.RUNNING)
+
+    def query_that_may_not_raise(self, provider: Provider, job: JobId) -> Mapping[JobId, JobStatus]:
+        """Ask for a job's status; that a query fails is an answer, not an exception."""
+        try:
+            return provider.status([job])
+        except Exception as error:
+            raise AssertionError(f"a query that fails does not raise, but it did: {error!r}") from error
+
+    def test_jobs_are_found_by_tag_until_they_end(self) -> None:
+        provider, tag = self.make_provider(), f"suite-{uuid.uuid4().hex[:12]}"
+        with self.running_job(provider, tag, "findme") as job:
+            found = dict(provider.find(tag))
+            if not found:
+                skip("this batch system cannot be searched")
+            assert found == {job: "findme"}, (
+                f"find() gives the jobs with the tag and their names, not {found}"
+            )
+            assert not provider.find(tag + "x"), "find() gives no job with another tag"
+            provider.cancel([job])
+            self.wait_for(provider, job, *self.terminal_states())
+            assert job not in provider.find(tag), "find() gives no job that has ended"
+
+    def terminal_states(self) -> Sequence[JobState]:
+        """All ways to end."""
+        return [state for state in JobState if state.terminal]
+
+    def test_close_leaves_jobs_alone_and_may_come_twice(self) -> None:
+        provider = self.make_provider()
+        job = provider.submit(self.spec("sleep", "600"))
+        self.wait_for(provider, job, JobState.RUNNING)
+        state = self.ask(provider, job).state
+        provider.cancel([job])
+        provider.close()
+        provider.close()
+        assert not state.terminal, f"a job that sleeps has not ended: {state}"
