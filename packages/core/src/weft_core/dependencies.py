@@ -5,9 +5,12 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
+from concurrent.futures._base import FINISHED
+from operator import is_
 from typing import Any
 
+from ._interfaces import FutureMisuseError
 from .future import Future
 
 __all__ = [
@@ -26,17 +29,19 @@ __all__ = [
 ATOMS = frozenset(
     {int, float, complex, str, bytes, bytearray, bool, type(None), range, slice, type, memoryview}
 )
-_CONTAINERS = (list, tuple, dict, set, frozenset)
+_CONTAINERS = (list, tuple, set, frozenset)
+_FUTURE_METHODS = ("add_done_callback", "done", "result", "exception")
 
 
 def is_future(value: Any) -> bool:
-    """Whether a value is a future: the standard library's, asyncio's, or one that looks like these and can be
-    awaited.
+    """Whether a value is a future: the standard library's, asyncio's, or one that looks like these and can be awaited.
+
+    By its type alone: what a proxy says of itself may be untrue, or raise.
     """
-    if isinstance(value, concurrent.futures.Future):
-        return True
     kind = type(value)
-    return hasattr(kind, "__await__") and hasattr(kind, "add_done_callback") and hasattr(kind, "result")
+    if issubclass(kind, concurrent.futures.Future):
+        return True
+    return hasattr(kind, "__await__") and all(hasattr(kind, name) for name in _FUTURE_METHODS)
 
 
 def error_of(future: Any) -> BaseException | None:
@@ -47,22 +52,38 @@ def error_of(future: Any) -> BaseException | None:
         error: BaseException | None = future.exception()
     except (concurrent.futures.CancelledError, asyncio_cancelled()) as cancelled:
         return concurrent.futures.CancelledError(*cancelled.args)
+    except Exception as broken:
+        return broken
     return error
 
 
 def value_of(future: Any) -> Any:
     """The value of a future that is done, and has one."""
-    return future._result if type(future) is Future else future.result()
+    if type(future) is Future and future._state is FINISHED and future._exception is None:
+        return future._result
+    if not future.done():  # or this would wait for it, perhaps for ever
+        raise FutureMisuseError(
+            f"{future!r} was put into an argument after the call, which does not wait for it: "
+            "pass a copy of a container that changes later"
+        )
+    return future.result()
 
 
 def watch_foreign(future: Any, callback: Callable[[Any], object]) -> bool:
-    """Call ``callback(future)`` once a future that is not the kernel's is done, at once if it is."""
+    """Call ``callback(future)`` once a future that is not the kernel's is done; False, without a call, if it is."""
+    if future.done():
+        return False
     loop = getattr(future, "get_loop", None)
-    if loop is None:
-        future.add_done_callback(callback)
-    else:
-        # asyncio's futures may be touched by their loop's thread alone.
-        loop().call_soon_threadsafe(future.add_done_callback, callback)
+    try:
+        if loop is None:
+            future.add_done_callback(callback)
+        else:
+            # asyncio's futures may be touched by their loop's thread alone.
+            loop().call_soon_threadsafe(future.add_done_callback, callback)
+    except Exception as error:  # the loop is closed, for one: nobody will ever complete it
+        failed: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        failed.set_exception(error)
+        callback(failed)
     return True
 
 
@@ -129,77 +150,105 @@ DEEP = DeepResolver()
 SHALLOW = ShallowResolver()
 
 
-def _inside(value: Any) -> Iterable[Any] | None:
-    if isinstance(value, dict):
+def _inside(value: Any) -> Collection[Any] | None:
+    """What a container holds; None if it is none."""
+    kind = type(value)
+    if issubclass(kind, dict):
         return [*value.keys(), *value.values()]
-    if isinstance(value, _CONTAINERS):
-        return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    if issubclass(kind, _CONTAINERS):
+        return value  # type: ignore[no-any-return]
+    if hasattr(kind, "__dataclass_fields__"):
+        return [getattr(value, field.name, None) for field in dataclasses.fields(kind)]
     return None
 
 
 class _Rebuilder:
-    """Copies the parts of a value that lead to a future, each once; parts that lead back to themselves are
-    kept.
-    """
+    """Copies the parts of a value that lead to a future, each once; parts that lead back to themselves are kept."""
 
     def __init__(self, result: Callable[[Any], Any]) -> None:
         self._result = result
-        self._done: dict[int, tuple[Any, Any]] = {}
+        self._done: dict[int, tuple[Any, Any]] = {}  # what a part is replaced by; the part too, so that its id stays its own
 
     def rebuild(self, value: Any) -> Any:
-        if type(value) in ATOMS:
-            return value
-        if is_future(value):
-            return self._result(value)
-        if id(value) in self._done:
-            return self._done[id(value)][1]
-        if _inside(value) is None:
-            return value
-        self._done[id(value)] = (value, value)
-        rebuilt = self._rebuild_container(value)
-        self._done[id(value)] = (value, rebuilt)
-        return rebuilt
+        waiting = [value]
+        while waiting:
+            part = waiting.pop()
+            if type(part) is _Assemble:
+                container = part.container
+                self._done[id(container)] = (container, self._assemble(container))
+            else:
+                self._look_into(part, waiting)
+        return self._new(value)
 
-    def _rebuild_container(self, value: Any) -> Any:
-        if isinstance(value, dict):
-            return self._rebuild_dict(value)
-        if isinstance(value, _CONTAINERS):
-            return self._rebuild_sequence(value)
+    def _look_into(self, value: Any, waiting: list[Any]) -> None:
+        done = self._done
+        if type(value) in ATOMS or id(value) in done:
+            return
+        if is_future(value):
+            done[id(value)] = (value, self._result(value))
+            return
+        inside = _inside(value)
+        if inside is None:
+            return
+        done[id(value)] = (value, value)
+        if ATOMS.issuperset(map(type, inside)):
+            return
+        waiting.append(_Assemble(value))
+        for part in inside:
+            kind = type(part)
+            if kind is Future:
+                if id(part) not in done:
+                    done[id(part)] = (part, self._result(part))
+            elif kind not in ATOMS:
+                waiting.append(part)
+
+    def _new(self, part: Any) -> Any:
+        done = self._done.get(id(part))
+        return part if done is None else done[1]
+
+    def _assemble(self, value: Any) -> Any:
+        """A container with new parts, when they are there; itself if none is new."""
+        kind = type(value)
+        if issubclass(kind, dict):
+            return self._assemble_dict(value)
+        if issubclass(kind, _CONTAINERS):
+            done = self._done
+            parts = [done[id(part)][1] if id(part) in done else part for part in value]
+            if all(map(is_, parts, value)):
+                return value
+            return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
         changes = {}
-        for field in dataclasses.fields(value):
+        for field in dataclasses.fields(kind):
             old = getattr(value, field.name, None)
-            new = self.rebuild(old)
+            new = self._new(old)
             if new is not old:
                 changes[field.name] = new
         return _replace(value, changes) if changes else value
 
-    def _rebuild_dict(self, value: dict[Any, Any]) -> Any:
-        pairs = [(self.rebuild(key), self.rebuild(part)) for key, part in value.items()]
-        if all(
-            new[0] is key and new[1] is part for new, (key, part) in zip(pairs, value.items(), strict=True)
-        ):
+    def _assemble_dict(self, value: dict[Any, Any]) -> Any:
+        pairs = [(self._new(key), self._new(part)) for key, part in value.items()]
+        if all(new[0] is key and new[1] is part for new, (key, part) in zip(pairs, value.items(), strict=True)):
             return value
         if type(value) is dict:
             return dict(pairs)
         copied = value.copy()
         copied.clear()
-        copied.update(pairs)
+        for key, part in pairs:  # not update(): a Counter counts what it is given
+            copied[key] = part
         return copied
 
-    def _rebuild_sequence(self, value: Any) -> Any:
-        parts = [self.rebuild(part) for part in value]
-        if all(new is old for new, old in zip(parts, value, strict=True)):
-            return value
-        kind = type(value)
-        return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
+
+class _Assemble:
+    """Stands for a container in the list of what is to be done, after its parts."""
+
+    __slots__ = ("container",)
+
+    def __init__(self, container: Any) -> None:
+        self.container = container
 
 
 def _replace(value: Any, changes: dict[str, Any]) -> Any:
-    """A copy of a dataclass with other field values; its ``__init__`` and ``__post_init__`` are not run
-    again.
-    """
+    """A copy of a dataclass with other field values; its ``__init__`` and ``__post_init__`` are not run again."""
     import copy
 
     copied = copy.copy(value)

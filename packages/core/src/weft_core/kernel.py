@@ -247,11 +247,12 @@ class Kernel:
         When one of them fails it fails with the same error, at once. Cancelling it cancels those that are not
         done.
         """
+        futures = DEEP.futures(value)
         task = Task(self, next(self._ids), _GATHER, (), NO_KWARGS)
         future = task.future
         self._admit(task, JOINING)
         with _Report(self) as report:
-            self._join(task, value, report)
+            self._join(task, value, futures, report)
         return future
 
     def _admit(self, task: Task, state: TaskState) -> None:
@@ -338,9 +339,20 @@ class Kernel:
 
     # -- joins ----------------------------------------------------------------------------------------------
 
-    def _join(self, task: Task, value: Any, report: _Report) -> None:
+    def _begin_join(self, task: Task, value: Any, report: _Report) -> None:
+        try:
+            futures = DEEP.futures(value)
+        except Exception as error:
+            self._finish(task, FAILED, None, error, report)
+            return
+        with self._lock:
+            if task.state is not LAUNCHED:
+                return
+            self._move(task, JOINING)
+        self._join(task, value, futures, report)
+
+    def _join(self, task: Task, value: Any, futures: Sequence[Any], report: _Report) -> None:
         """Complete the joining task with ``value``, once the futures in it are done."""
-        futures = DEEP.futures(value)
         task.waits_for = value
         self._wait_for(task, futures, report)
         # After subscribing, so that of two tasks that come to wait for each other at once, one at least sees
@@ -431,9 +443,7 @@ class Kernel:
                 if error is not None or task.cancelling:
                     self._try_failed(task, error or CancelledError(), report)
                 elif task.spec.join or (type(value) not in ATOMS and is_future(value)):
-                    with self._lock:
-                        self._move(task, JOINING)
-                    self._join(task, value, report)
+                    self._begin_join(task, value, report)
                 else:
                     self._finish(task, DONE, value, None, report)
 
