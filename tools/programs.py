@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,26 +41,55 @@ def uv() -> str:
     return found
 
 
-def call(command: Sequence[str], *, env: Mapping[str, str] | None = None, limit: float = 900) -> int:
-    """Run a command in the root of the repository, with its output shown; its exit status.
+_running: set[int] = set()  # process groups
 
-    It is killed with everything that it started when it takes longer than ``limit`` seconds (status 124, as
-    ``timeout`` has it), and when this process is interrupted.
+
+def call(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    out: IO[str] | None = None,
+    limit: float = 900,
+) -> int:
+    """Run a command in the root of the repository, with its output shown, or written to ``out``.
+
+    Returns its exit status. It is killed with everything that it started when it takes longer than ``limit``
+    seconds (status 124, as ``timeout`` has it), and when this process is interrupted.
     """
+    errors = None if out is None else subprocess.STDOUT
     try:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=errors,
+            start_new_session=True,
         )
     except OSError as error:
-        print(f"{command[0]}: {error}", file=sys.stderr)
+        print(f"{command[0]}: {error}", file=out, flush=True)
         return 127
+    _running.add(process.pid)
     try:
         return process.wait(limit)
     except subprocess.TimeoutExpired:
-        print(f"killed after {limit:.0f} s: {' '.join(command)}", file=sys.stderr)
+        print(f"killed after {limit:.0f} s: {' '.join(command)}", file=out, flush=True)
         return 124
     finally:
+        _running.discard(process.pid)
         if process.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill(process.pid)
             process.wait()
+
+
+def kill(group: int) -> None:
+    """Kill a process group, if it is still there."""
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def kill_all() -> None:
+    """Kill whatever other threads run."""
+    for group in list(_running):
+        kill(group)

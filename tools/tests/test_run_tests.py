@@ -6,24 +6,29 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
+import checks
 import interpreters
 import programs
 import pytest
 import run_tests
-from run_tests import Report
+from checks import Check, Report
 
 PASSING = "def test_a(): pass\ndef test_b(): pass\n"
 
 
-def pytest_on(folder: Path, source: str) -> list[str]:
-    """A command that runs a made-up suite, away from this workspace's configuration."""
+def suite(folder: Path, source: str) -> Check:
+    """A made-up suite, away from this workspace's configuration."""
     (folder / "pytest.ini").write_text("[pytest]\n")
     (folder / "test_made_up.py").write_text(source)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    return [*command, "-c", str(folder / "pytest.ini"), str(folder)]
+    return Check("made-up", [*command, "-c", str(folder / "pytest.ini"), str(folder)], suite=True)
+
+
+def run_suite(folder: Path, source: str) -> Report:
+    return checks.run(suite(folder, source))
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +45,7 @@ def closing_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_a_passing_suite_is_counted(tmp_path: Path) -> None:
-    report = run_tests.run_pytest("made-up", pytest_on(tmp_path, PASSING))
+    report = run_suite(tmp_path, PASSING)
     assert report.ok
     assert +report.counts == Counter(passed=2)
 
@@ -53,7 +58,7 @@ def test_every_outcome_is_counted(tmp_path: Path) -> None:
         "@pytest.fixture\ndef broken(): raise OSError\n"
         "def test_e(broken): pass\n"
     )
-    report = run_tests.run_pytest("made-up", pytest_on(tmp_path, source))
+    report = run_suite(tmp_path, source)
     assert not report.ok
     assert +report.counts == Counter(passed=2, failed=1, skipped=1, errors=1)
 
@@ -64,14 +69,14 @@ def test_every_outcome_is_counted(tmp_path: Path) -> None:
     ids=["no tests", "all skipped"],
 )
 def test_a_suite_in_which_nothing_ran_is_an_error(tmp_path: Path, source: str) -> None:
-    report = run_tests.run_pytest("made-up", pytest_on(tmp_path, source))
+    report = run_suite(tmp_path, source)
     assert not report.ok
     assert report.counts["errors"] == 1
 
 
 def test_a_suite_that_dies_is_an_error(tmp_path: Path) -> None:
     source = PASSING + "def test_c():\n    import os\n    os._exit(3)\n"
-    report = run_tests.run_pytest("made-up", pytest_on(tmp_path, source))
+    report = run_suite(tmp_path, source)
     assert not report.ok
     assert report.counts["errors"] == 1
     assert report.note == "exit status 3"
@@ -79,13 +84,13 @@ def test_a_suite_that_dies_is_an_error(tmp_path: Path) -> None:
 
 def test_a_suite_that_passes_and_then_fails_is_an_error(tmp_path: Path) -> None:
     source = PASSING + "import atexit, os\natexit.register(os._exit, 4)\n"
-    report = run_tests.run_pytest("made-up", pytest_on(tmp_path, source))
+    report = run_suite(tmp_path, source)
     assert not report.ok
     assert +report.counts == Counter(passed=2, errors=1)
 
 
 def test_a_program_that_is_missing_is_a_failure() -> None:
-    report = run_tests.run_check("made-up", ["/there/is/no/such/program"])
+    report = checks.run(Check("made-up", ["/there/is/no/such/program"]))
     assert not report.ok
     assert report.note == "exit status 127"
 
@@ -109,7 +114,7 @@ def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> Non
 
 def test_the_summary_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
     reports = [Report("a", 1, Counter(passed=500)), Report("b", 2, Counter(passed=12, skipped=3))]
-    assert run_tests.print_summary(reports, 301.02) == 0
+    assert checks.print_summary(reports, 301.02) == 0
     assert closing_line(capsys) == " 512 passed, 3 skipped in 301.02s (0:05:01) ".center(80, "=")
 
 
@@ -118,7 +123,7 @@ def test_the_summary_names_what_failed(capsys: pytest.CaptureFixture[str]) -> No
         Report("a", 1, Counter(passed=1, failed=2)),
         Report("b", 2, Counter(errors=1), note="exit status 5"),
     ]
-    assert run_tests.print_summary(reports, 3.5) == 1
+    assert checks.print_summary(reports, 3.5) == 1
     out = capsys.readouterr().out
     assert out.splitlines()[-1] == " 2 failed, 1 passed, 1 error in 3.50s ".center(80, "=")
     assert "FAIL b" in out
@@ -126,34 +131,73 @@ def test_the_summary_names_what_failed(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_summary_of_nothing_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_tests.print_summary([], 0.1) == 1
+    assert checks.print_summary([], 0.1) == 1
     assert closing_line(capsys) == " no tests ran in 0.10s ".center(80, "=")
 
 
-def test_a_failing_step_does_not_stop_the_next(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def python(name: str, code: str, before: Sequence[Sequence[str]] = ()) -> Check:
+    return Check(name, [sys.executable, "-c", code], before)
+
+
+def test_an_environment_that_cannot_be_made_is_an_error() -> None:
+    report = checks.run(python("made-up", "print('never')", before=[["false"], ["true"]]))
+    assert not report.ok
+    assert +report.counts == Counter(errors=1)
+    assert report.note == "exit status 1 of false"
+
+
+@pytest.mark.parametrize("together", [set(), {"good", "bad"}], ids=["in turn", "together"])
+def test_a_failing_check_does_not_stop_the_next(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], together: set[str]
 ) -> None:
-    def bad() -> Iterator[Report]:
-        yield Report("bad", 1, Counter(failed=1))
-
-    def good() -> Iterator[Report]:
-        yield Report("good", 1, Counter(passed=1))
-
-    monkeypatch.setattr(run_tests, "STEPS", {"bad": bad, "good": good})
+    steps = {
+        "bad": lambda: [python("bad", "raise SystemExit(7)")],
+        "good": lambda: [python("good", "pass"), python("better", "pass")],
+    }
+    monkeypatch.setattr(run_tests, "STEPS", steps)
+    monkeypatch.setattr(run_tests, "TOGETHER", together)
     assert run_tests.main([]) == 1
-    assert "1 failed, 1 passed in" in closing_line(capsys)
+    out = capsys.readouterr().out
+    assert "= 1 failed, 2 passed in" in out.splitlines()[-1]
+    assert "(exit status 7)" in out
     assert run_tests.main(["good"]) == 0
-    assert "= 1 passed in" in closing_line(capsys)
+    assert "= 2 passed in" in closing_line(capsys)
+
+
+def test_checks_that_run_together_are_shown_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    print_both = "import sys; print('out {0}', flush=True); print('err {0}', file=sys.stderr)"
+    made_up = [python(name, print_both.format(name)) for name in ("a", "b", "c")]
+    assert [report.name for report in checks.run_together(made_up, 2)] == ["a", "b", "c"]
+    out = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert out[0] == "2 at a time: a, b, c"
+    shown = [line.strip("- ") for line in out[1:]]
+    assert shown == ["a", "out a", "err a", "b", "out b", "err b", "c", "out c", "err c"]
+
+
+def test_what_runs_together_is_killed_together(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        wait = Check("wait", ["sh", "-c", f"exec sleep 60 > {pipe}"])
+        reports = checks.run_together([python("first", "pass"), wait], 2)
+        assert next(reports).ok
+        reports.close()
+        os.set_blocking(reader, True)
+        assert os.read(reader, 1) == b""
+    finally:
+        os.close(reader)
 
 
 def test_an_interruption_is_no_success(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted() -> Iterator[Report]:
-        yield Report("good", 1, Counter(passed=1))
+    def interrupted() -> list[Check]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_tests, "STEPS", {"interrupted": interrupted, "never": interrupted})
+    monkeypatch.setattr(
+        run_tests, "STEPS", {"good": lambda: [python("good", "pass")], "interrupted": interrupted}
+    )
     assert run_tests.main([]) == 1
     assert "= 1 passed, 1 error in" in closing_line(capsys)
 
