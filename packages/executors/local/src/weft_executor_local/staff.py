@@ -518,9 +518,14 @@ class Staff:
         """See :meth:`Executor.shutdown`."""
         if os.getpid() != self._pid:  # a fork of the client inherits nothing that it could end
             return []
-        deadline = time.monotonic() + timeout
         with self._lock:
             self._closing = True
+        if threading.current_thread() is self._thread:  # whose work is needed for it
+            threading.Thread(target=self.finish, args=(cancel, timeout), name=f"{self._label}-end").start()
+            return [
+                f"executor {self._label!r} is ending, in a thread of its own, as it was reporting outcomes"
+            ]
+        deadline = time.monotonic() + timeout
         if cancel:
             self.cancel(list(self._entries))
         if not self._wait_for_outcomes(deadline):
