@@ -108,7 +108,7 @@ MakeRun = Callable[..., Run]
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Iterator[MakeRun]:
-    """Make started runs; options go to the kernel. All are closed at the end, and must have kept their promises."""
+    """Make started runs; options go to the kernel. Afterwards all are closed, and have kept their promises."""
     runs: list[Run] = []
 
     def make(*, manual: ManualExecutor | None = None, inline: bool = True, **options: Any) -> Run:

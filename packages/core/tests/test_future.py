@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import copy
 import gc
 import logging
@@ -17,10 +18,11 @@ from typing import Any
 
 import pytest
 import weft_core.future
-from weft_core import Future, Kernel
+from weft_core import Future
 from weft_interfaces import FutureMisuseError
 
 Run = Any  # the class of conftest.py
+InThreads = Callable[..., list[Any]]
 SOON = 0.01  # a timeout that is meant to be reached
 PATIENCE = 20.0
 
@@ -86,7 +88,7 @@ def test_waiting_again_and_again_leaves_nothing_behind(run: Run) -> None:
     assert future.subscribers() == []
 
 
-def test_many_threads_wait_for_one_future(run: Run, in_threads: Callable[..., list[Any]], eventually: Any) -> None:
+def test_many_threads_wait_for_one_future(run: Run, in_threads: InThreads, eventually: Any) -> None:
     future = run.held()
 
     def complete() -> None:
@@ -110,7 +112,7 @@ def test_an_error_is_raised_again_and_again(run: Run) -> None:
 
 @pytest.mark.parametrize("when", [FIRST_COMPLETED, FIRST_EXCEPTION, ALL_COMPLETED])
 @pytest.mark.parametrize("ending", ["complete", "fail", "cancel"])
-def test_wait(run: Run, in_threads: Callable[..., list[Any]], eventually: Any, when: str, ending: str) -> None:
+def test_wait(run: Run, in_threads: InThreads, eventually: Any, when: str, ending: str) -> None:
     first, second = run.held(), run.held()
     other: concurrent.futures.Future[None] = concurrent.futures.Future()
 
@@ -138,14 +140,15 @@ def test_wait_sees_what_is_done(run: Run) -> None:
     assert concurrent.futures.wait([done, waiting], return_when=FIRST_COMPLETED).done == {done}
 
 
-def test_as_completed(run: Run, in_threads: Callable[..., list[Any]]) -> None:
+def test_as_completed(run: Run) -> None:
     futures = [run.held() for _ in range(4)]
     run.complete(futures[2])
+    what_next = [lambda: run.complete(futures[3]), lambda: run.fail(futures[1]), futures[0].cancel]
     order = []
     for future in concurrent.futures.as_completed(futures, timeout=PATIENCE):
         order.append(futures.index(future))
-        if len(order) < 4:
-            {2: run.complete, 3: run.fail, 1: Future.cancel}[order[-1]](futures[{2: 3, 3: 1, 1: 0}[order[-1]]])
+        if what_next:
+            what_next.pop(0)()
     assert order == [2, 3, 1, 0]
     with pytest.raises(concurrent.futures.TimeoutError):
         next(concurrent.futures.as_completed([run.held()], timeout=SOON))
@@ -311,11 +314,11 @@ MISUSES: dict[str, Callable[[Any], object]] = {
     "indexed with 0": lambda future: future[0],
     "indexed with 'key'": lambda future: future["key"],
     "compared with int": lambda future: future == 3,
-    "compared with str": lambda future: "a" != future,
+    "compared with str": lambda future: future != "a",
     "compared with NoneType": lambda future: future == None,  # noqa: E711
     "compared with float": lambda future: future < 1.0,
     "compared with tuple": lambda future: future >= (),
-    "compared with bool": lambda future: True <= future,
+    "compared with bool": lambda future: future >= True,
     "pickled": pickle.dumps,
 }
 
@@ -342,7 +345,8 @@ def test_a_misuse_is_named(run: Run, how: str, misuse: Callable[[Any], object], 
     future = run.held()
     if done:
         run.complete(future, 3)
-    with pytest.raises(FutureMisuseError, match=r"^<Future of task 0 \(nothing\), .*> cannot be " + how) as raised:
+    match = r"^<Future of task 0 \(nothing\), .*> cannot be " + how
+    with pytest.raises(FutureMisuseError, match=match) as raised:
         misuse(future)
     assert isinstance(raised.value, TypeError)
     remedy = "as an argument" if how == "pickled" else r".result()"
@@ -377,7 +381,9 @@ def test_what_it_lacks_is_named_and_nothing_is_submitted(run: Run) -> None:
     future = run.held()
     assert not hasattr(future, "shape")
     assert getattr(future, "shape", None) is None
-    with pytest.raises(AttributeError, match=r"no attribute 'shape'; if the value of task 0 \(nothing\) has it: "):
+    with pytest.raises(
+        AttributeError, match=r"no attribute 'shape'; .* task 0 .* has it: .result\(\)"
+    ):
         _ = future.shape
     with pytest.raises(AttributeError, match=r"no attribute '_ipython_display_'$"):
         _ = future._ipython_display_
@@ -493,7 +499,9 @@ def test_no_cycle_keeps_a_result(run: Run, use: str) -> None:
     future.add_done_callback(lambda done: done.result())
     dependent = run.held(future) if use == "dependent" else None
     gathered = run.kernel.gather([future]) if use == "gather" else None
-    joined = run.join(lambda: [future]) if use == "join" else None
+    inner = [future]
+    joined = run.join(lambda: [inner.pop()]) if use == "join" else None
+    inner.clear()
     run.complete(future, value)
     del value
     if use == "result":
@@ -523,10 +531,8 @@ def test_no_cycle_keeps_an_error(run: Run) -> None:
     run.fail(future, ValueError(value))
     del value
     for failed in (future, dependent, joined):
-        try:
+        with contextlib.suppress(Exception):
             failed.result()
-        except Exception:
-            pass
     assert watch() is not None
     del future, dependent, joined, failed
     assert watch() is None

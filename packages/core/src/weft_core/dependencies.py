@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import itertools
 import sys
 from collections.abc import Callable, Collection
 from concurrent.futures._base import FINISHED
@@ -34,7 +35,7 @@ _FUTURE_METHODS = ("add_done_callback", "done", "result", "exception")
 
 
 def is_future(value: Any) -> bool:
-    """Whether a value is a future: the standard library's, asyncio's, or one that looks like these and can be awaited.
+    """Whether a value is a future: the standard library's, asyncio's, or an awaitable that looks like these.
 
     By its type alone: what a proxy says of itself may be untrue, or raise.
     """
@@ -52,7 +53,7 @@ def error_of(future: Any) -> BaseException | None:
         error: BaseException | None = future.exception()
     except (concurrent.futures.CancelledError, asyncio_cancelled()) as cancelled:
         return concurrent.futures.CancelledError(*cancelled.args)
-    except Exception as broken:
+    except Exception as broken:  # noqa: BLE001  a future that cannot say has failed
         return broken
     return error
 
@@ -70,7 +71,7 @@ def value_of(future: Any) -> Any:
 
 
 def watch_foreign(future: Any, callback: Callable[[Any], object]) -> bool:
-    """Call ``callback(future)`` once a future that is not the kernel's is done; False, without a call, if it is."""
+    """Call ``callback(future)`` once a future that is not the kernel's is done; False if it already is."""
     if future.done():
         return False
     loop = getattr(future, "get_loop", None)
@@ -80,7 +81,7 @@ def watch_foreign(future: Any, callback: Callable[[Any], object]) -> bool:
         else:
             # asyncio's futures may be touched by their loop's thread alone.
             loop().call_soon_threadsafe(future.add_done_callback, callback)
-    except Exception as error:  # the loop is closed, for one: nobody will ever complete it
+    except Exception as error:  # noqa: BLE001  its loop is closed, for one: nobody will ever complete it
         failed: concurrent.futures.Future[Any] = concurrent.futures.Future()
         failed.set_exception(error)
         callback(failed)
@@ -163,11 +164,15 @@ def _inside(value: Any) -> Collection[Any] | None:
 
 
 class _Rebuilder:
-    """Copies the parts of a value that lead to a future, each once; parts that lead back to themselves are kept."""
+    """Copies the parts of a value that lead to a future, each once.
+
+    A part that leads back to itself is kept there. Nothing recurses: values may be deeper than the stack.
+    """
 
     def __init__(self, result: Callable[[Any], Any]) -> None:
         self._result = result
-        self._done: dict[int, tuple[Any, Any]] = {}  # what a part is replaced by; the part too, so that its id stays its own
+        # By id, each part and what replaces it. The part is held so that no other gets its id.
+        self._done: dict[int, tuple[Any, Any]] = {}
 
     def rebuild(self, value: Any) -> Any:
         waiting = [value]
@@ -227,7 +232,7 @@ class _Rebuilder:
 
     def _assemble_dict(self, value: dict[Any, Any]) -> Any:
         pairs = [(self._new(key), self._new(part)) for key, part in value.items()]
-        if all(new[0] is key and new[1] is part for new, (key, part) in zip(pairs, value.items(), strict=True)):
+        if all(map(is_, itertools.chain.from_iterable(pairs), itertools.chain.from_iterable(value.items()))):
             return value
         if type(value) is dict:
             return dict(pairs)
@@ -248,7 +253,7 @@ class _Assemble:
 
 
 def _replace(value: Any, changes: dict[str, Any]) -> Any:
-    """A copy of a dataclass with other field values; its ``__init__`` and ``__post_init__`` are not run again."""
+    """A copy of a dataclass with other field values, made without running its ``__init__`` again."""
     import copy
 
     copied = copy.copy(value)

@@ -25,7 +25,7 @@ __all__ = ["Future", "Owner", "Waiter"]
 T = TypeVar("T")
 
 _log = logging.getLogger("weft")
-_guard = threading.Lock()
+_guard = threading.RLock()  # not a Lock: the collector may run a finaliser, which cancels, at any point
 
 
 class Owner(Protocol):
@@ -252,8 +252,8 @@ class Future(concurrent.futures.Future[T]):
 
     def _unsubscribe(self, callback: Any) -> None:
         with _guard:
-            if self._callbacks is not None and callback in self._callbacks:
-                self._callbacks.remove(callback)
+            if self._callbacks is not None:
+                self._callbacks = [other for other in self._callbacks if other is not callback]
 
     # -- for the standard library ---------------------------------------------------------------------------
 
@@ -305,6 +305,9 @@ class Future(concurrent.futures.Future[T]):
 
     def __iter__(self) -> NoReturn:
         raise self._misused("iterated")
+
+    def __contains__(self, item: object) -> NoReturn:
+        raise self._misused("searched")
 
     def __getitem__(self, key: object) -> NoReturn:
         raise self._misused(f"indexed with {key!r}")

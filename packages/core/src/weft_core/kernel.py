@@ -131,7 +131,8 @@ class Kernel:
         self._scaler = self._make_scaler(scaling_policy)
 
         self._ids = itertools.count()
-        self._lock = threading.Lock()
+        # It can be taken again by its holder: the collector may run a finaliser, which cancels, at any point.
+        self._lock = threading.RLock()
         self._became_idle = threading.Condition(self._lock)
         self._tasks: dict[int, Task] = {}  # the unfinished ones, by the call id of their present try
         self._numbers = [0] * len(TaskState)
@@ -342,7 +343,7 @@ class Kernel:
     def _begin_join(self, task: Task, value: Any, report: _Report) -> None:
         try:
             futures = DEEP.futures(value)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  what the user's classes raise fails the task
             self._finish(task, FAILED, None, error, report)
             return
         with self._lock:
