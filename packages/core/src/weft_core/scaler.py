@@ -150,11 +150,12 @@ class Scaler:
         self._numbers = itertools.count(1)
         self._sites, self._fleets = _sort_by_provider(executors, self._limits)
         self._frozen = ""
-        self._lock = threading.Lock()  # guards the tables of blocks and who reports what; held for moments
+        self._lock = threading.Lock()  # guards who reports what; held for moments
         self._alarm = threading.Condition()
         self._woken = False
         self._closing = False
         self._silent = False
+        self._last_try = math.inf
         self._thread: threading.Thread | None = None
 
     # -- what the kernel calls ------------------------------------------------------------------------------
@@ -195,10 +196,11 @@ class Scaler:
         with self._alarm:
             if self._silent:
                 return []
+            # The last fifth of the time is for what was begun to come to its end.
+            self._last_try = deadline - timeout / 5
             self._closing = True
             self._alarm.notify_all()
-        # The last fifth of the time is for what was begun to come to its end.
-        threads = self._start_finishers(deadline - timeout / 5)
+        threads = self._start_finishers()
         if self._thread is not None:
             threads.append(self._thread)
         for thread in threads:
@@ -211,8 +213,7 @@ class Scaler:
     def view(self) -> list[ExecutorBlocks]:
         """Each executor's blocks, from memory: cheap, from any thread."""
         now = self._clock()
-        with self._lock:
-            return [fleet.summary(now) for fleet in self._fleets]
+        return [fleet.summary(now) for fleet in self._fleets]
 
     def describe(self) -> list[str]:
         """The same in words, one text for each executor."""
@@ -231,7 +232,7 @@ class Scaler:
                 delay = self._limits.retry_most
             self._wait(delay)
         for site in self._sites:
-            self._finish(site, time.monotonic())
+            self._finish(site)
 
     def _wait(self, delay: float) -> None:
         spacing = self._limits.spacing
@@ -296,8 +297,7 @@ class Scaler:
             self._count_failure(block, status, now)
 
     def _forget(self, block: _Block, now: float) -> None:
-        with self._lock:
-            block.fleet.blocks.pop(block.id, None)
+        block.fleet.remove(block)
         block.fleet.restart_patience(now)
 
     def _count_failure(self, block: _Block, status: JobStatus, now: float) -> None:
@@ -415,9 +415,7 @@ class Scaler:
             self._give_back(fleet, drain, decision.reason, now)
 
     def _request(self, fleet: _Fleet, now: float) -> None:
-        block = _Block(f"{self._tag}-{fleet.label}-{next(self._numbers)}", fleet, now)
-        with self._lock:
-            fleet.blocks[block.id] = block
+        fleet.add(_Block(f"{self._tag}-{fleet.label}-{next(self._numbers)}", fleet, now))
 
     def _give_back(self, fleet: _Fleet, blocks: Sequence[_Block], reason: str, now: float) -> None:
         for block in blocks:
@@ -498,39 +496,39 @@ class Scaler:
             block.cancel_at = self._clock() + wait
             self._tell("block.cancelling", block, reason=block.leaving, refused=trouble)
 
-    def _start_finishers(self, deadline: float) -> list[threading.Thread]:
+    def _start_finishers(self) -> list[threading.Thread]:
         """One for each provider: one that hangs must not keep the jobs of another from being cancelled."""
         threads = []
         for number, site in enumerate(self._sites):
             name = f"weft-scaler-{self._run_id}-close-{number}"
-            thread = threading.Thread(target=self._finish, args=(site, deadline), name=name, daemon=True)
+            thread = threading.Thread(target=self._finish, args=(site,), name=name, daemon=True)
             try:
                 thread.start()
                 threads.append(thread)
             except RuntimeError:  # no threads any more: the interpreter is on its way out
-                self._finish(site, deadline)
+                self._finish(site)
         return threads
 
-    def _finish(self, site: _Site, deadline: float) -> None:
+    def _finish(self, site: _Site) -> None:
         """Cancel and close, once. While a call hangs, its thread has the lock, and does this afterwards."""
-        if not site.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        if not site.lock.acquire(timeout=max(0.0, self._last_try - time.monotonic())):
             return
         try:
             if not site.finished:
                 site.finished = True
-                self._cancel_all(site, deadline)
+                self._cancel_all(site)
                 site.close()
         finally:
             site.doing = ""
             site.lock.release()
 
-    def _cancel_all(self, site: _Site, deadline: float) -> None:
+    def _cancel_all(self, site: _Site) -> None:
         blocks = [block for block in site.blocks() if block.job is not None]
         pause = 0.1
         while blocks:
             site.busy_with(f"the cancellation of {len(blocks)} jobs")
             site.trouble = _cancel(site.provider, blocks)
-            if not site.trouble or time.monotonic() + pause > deadline:
+            if not site.trouble or time.monotonic() + pause > self._last_try:
                 return
             time.sleep(pause)
             pause *= 2
@@ -655,7 +653,8 @@ class _Fleet:
         self.label = executor.label
         self.settings = executor.blocks
         self.site = site
-        self.blocks: dict[str, _Block] = {}
+        # Replaced, never changed: the ticking thread writes it, others read it without a lock.
+        self.blocks: Mapping[str, _Block] = {}
         self.demand: ExecutorDemand | None = None
         self.begun = False
         self.decision = ""
@@ -669,6 +668,12 @@ class _Fleet:
         self.refusals = 0
         self.refused_since: float | None = None
         self.forgive(limits)
+
+    def add(self, block: _Block) -> None:
+        self.blocks = {**self.blocks, block.id: block}
+
+    def remove(self, block: _Block) -> None:
+        self.blocks = {block_id: other for block_id, other in self.blocks.items() if other is not block}
 
     def live(self) -> list[_Block]:
         """The blocks whose end has not been told."""
