@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import weft
 
 DEADLINE = 30.0
+
+# weft_test_tasks can be imported, by worker processes too, which copy the path.
+sys.path.append(str(Path(__file__).parent))
 
 
 def eventually(condition: Callable[[], Any], what: str = "the condition", timeout: float = DEADLINE) -> Any:
@@ -34,6 +36,27 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def let_it_wait(pid: int) -> None:
+    """Return once the main thread of a process waits for something, and not just for its turn.
+
+    Python loses a signal that comes between the last instruction and the wait: it is handled when the wait ends.
+    """
+
+    def switches() -> str | None:
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            return "it has ended"
+        return status.partition("voluntary_ctxt_switches")[2] if "State:\tS" in status else None
+
+    def settled() -> bool:
+        before = switches()
+        time.sleep(0.05)  # ten times as long as threads wait for their turn
+        return before is not None and switches() == before
+
+    eventually(settled, f"the waiting of process {pid}")
 
 
 class Program:
@@ -74,6 +97,8 @@ class Program:
         assert text in self.out + self.err, self.out + self.err
 
     def interrupt(self) -> None:
+        """Press Ctrl-C, once its main thread waits."""
+        let_it_wait(self.process.pid)
         self.process.send_signal(signal.SIGINT)
 
     def end(self, timeout: float = DEADLINE) -> int:
@@ -98,7 +123,13 @@ class Program:
 @pytest.fixture
 def environment() -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("WEFT_", "COV_"))}
-    return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1", "COLUMNS": "200"}
+    return {
+        **kept,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "NO_COLOR": "1",
+        "COLUMNS": "200",
+    }
 
 
 @pytest.fixture
@@ -106,7 +137,9 @@ def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Callable[...,
     """Start a program: the text of a script, or with ``argv=`` the arguments for the interpreter."""
     programs = []
 
-    def begin(script: str = "", *, argv: list[str] | None = None, env: dict[str, str] | None = None) -> Program:
+    def begin(
+        script: str = "", *, argv: list[str] | None = None, env: dict[str, str] | None = None
+    ) -> Program:
         if argv is None:
             (tmp_path / "script.py").write_text("import weft\n" + textwrap.dedent(script))
             argv = ["script.py"]
@@ -128,6 +161,11 @@ def run(tmp_path: Path) -> Iterator[weft.Run]:
 
 
 @pytest.fixture
+def let_wait() -> Callable[[int], None]:
+    return let_it_wait
+
+
+@pytest.fixture
 def wait_until() -> Callable[..., Any]:
     return eventually
 
@@ -135,12 +173,3 @@ def wait_until() -> Callable[..., Any]:
 @pytest.fixture
 def running() -> Callable[[int], bool]:
     return is_running
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _importable_tasks() -> Iterator[None]:
-    """``weft_test_tasks`` can be imported, also by worker processes that copy the path."""
-    folder = str(Path(__file__).parent)
-    sys.path.insert(0, folder)
-    yield
-    sys.path.remove(folder)

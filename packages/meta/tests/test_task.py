@@ -11,10 +11,9 @@ from typing import Any
 
 import cloudpickle
 import pytest
+import weft
 from hypothesis import given
 from hypothesis import strategies as st
-
-import weft
 
 
 @weft.task
@@ -85,9 +84,15 @@ def test_it_looks_like_its_function() -> None:
     [
         (lambda: simulate(), "simulate(seed: int) -> float: missing a required argument: 'seed'"),
         (lambda: simulate(1, 2), "simulate(seed: int) -> float: too many positional arguments"),
-        (lambda: simulate(1, sed=2), "simulate(seed: int) -> float: got an unexpected keyword argument 'sed'"),
+        (
+            lambda: simulate(1, sed=2),
+            "simulate(seed: int) -> float: got an unexpected keyword argument 'sed'",
+        ),
         (lambda: simulate(1, seed=2), "simulate(seed: int) -> float: multiple values for argument 'seed'"),
-        (lambda: heavy(1, 2), "heavy(seed: int, *, scale: float = 1.0) -> float: too many positional arguments"),
+        (
+            lambda: heavy(1, 2),
+            "heavy(seed: int, *, scale: float = 1.0) -> float: too many positional arguments",
+        ),
     ],
 )
 def test_a_wrong_call_fails_at_the_call_with_the_signature(run: weft.Run, call: Any, said: str) -> None:
@@ -174,7 +179,11 @@ def test_options_make_a_new_task_function_of_the_same_function(run: weft.Run) ->
         ({"retries": 1.5}, weft.InputError, "retries: 1.5 is not a whole number, at least 0"),
         ({"retries": -1}, weft.InputError, "retries: -1 is not a whole number, at least 0"),
         ({"priority": "high"}, weft.InputError, "priority: 'high' is not a whole number"),
-        ({"executor": 3}, weft.InputError, "executor: 3 is not the label of an executor, or a list of labels"),
+        (
+            {"executor": 3},
+            weft.InputError,
+            "executor: 3 is not the label of an executor, or a list of labels",
+        ),
         ({"executor": []}, weft.InputError, "executor: [] is not the label"),
         ({"stdout": 3}, weft.InputError, "stdout: 3 is not a path"),
         ({"cwd": b"x"}, weft.InputError, "cwd: b'x' is not a path"),
@@ -203,7 +212,9 @@ def test_options_reach_the_call() -> None:
 
 
 def test_an_executor_that_the_run_has_not_is_named_at_the_call(run: weft.Run) -> None:
-    with pytest.raises(weft.ConfigError, match="executor 'thread' is not in this run.*did you mean 'threads'"):
+    with pytest.raises(
+        weft.ConfigError, match=r"executor 'thread' is not in this run.*did you mean 'threads'"
+    ):
         simulate.options(executor="thread")(1)
     assert simulate.options(executor="threads")(2).result() == 3.0
 
@@ -336,7 +347,9 @@ def test_in_a_worker_process_it_names_the_remedy(run: weft.Run) -> None:
     thread.start()
     thread.join(30)
     assert len(errors) == 3
-    assert "simulate was called inside task 'task' in a worker process, where there is no run" in str(errors[0])
+    assert "simulate was called inside task 'task' in a worker process, where there is no run" in str(
+        errors[0]
+    )
     assert "simulate.function(...)" in str(errors[0])
     assert "@weft.join" in str(errors[0])
 
@@ -349,5 +362,3 @@ def test_a_partial_and_a_callable_object_can_be_tasks(run: weft.Run) -> None:
     assert weft.task(functools.partial(max, 3))(7).result() == 7
     assert weft.task(Adder())(1, 2).result() == 3
     assert weft.task(Adder())(1, 2).task_name == "Adder"
-
-

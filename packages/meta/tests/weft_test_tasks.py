@@ -1,4 +1,4 @@
-"""Tasks in a module that can be imported, here and in workers: pytest's own modules cannot be relied on for that."""
+"""Tasks in a module that can be imported, here and in workers, as pytest's own modules cannot."""
 
 from __future__ import annotations
 

@@ -80,7 +80,8 @@ def _refuse_in_worker(name: str) -> None:
         inside = f" inside task {worker.call.options.name!r}" if worker.call else ""
         raise InputError(
             f"{name} was called{inside} in a worker process, where there is no run: call "
-            f"{name}.function(...) to compute it there, or make the caller a @weft.join task, which runs where the run is"
+            f"{name}.function(...) to compute it there, or make the caller a @weft.join task, which runs "
+            "where the run is"
         )
 
 

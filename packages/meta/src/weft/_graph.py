@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from weft_core import as_completed, map_bounded
@@ -73,6 +72,7 @@ def map(  # noqa: A001
     """
     if not iterables:
         raise InputError("weft.map: it needs at least one iterable")
+    sources = [iter(iterable) for iterable in iterables]
     if limit is not None and (type(limit) is not int or limit < 1):
         raise InputError(f"weft.map: limit: {limit!r} is not a whole number, at least 1")
     if not isinstance(function, (TaskFunction, BoundTask)):
@@ -86,7 +86,7 @@ def map(  # noqa: A001
     def submit(*arguments: Any) -> Any:
         return function.submit_to(run, *arguments)
 
-    return map_bounded(submit, builtins.map(iter, iterables), limit=limit, ordered=ordered)
+    return map_bounded(submit, sources, limit=limit, ordered=ordered)
 
 
 def pool(executor: Executor | str | Mapping[str, Any] | None = None) -> ExecutorPool:

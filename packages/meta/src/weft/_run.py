@@ -19,7 +19,7 @@ from weft_executor_local import ThreadExecutor
 from weft_interfaces import ConfigError
 
 from ._config import Config, read_config
-from ._current import close_run, current_run, open_run, opened_runs, variable
+from ._current import close_run, open_run, opened_runs, variable
 from ._progress import Progress, summary
 from ._settings import default_config, shows_progress
 
@@ -125,8 +125,7 @@ class Run:
         """Start it outside of a ``with`` block, as in a notebook; ``close`` it afterwards. Raising: nothing
         was left running.
         """
-        self.parent = current_run()
-        before = variable.get()
+        before = self.parent = variable.get()
         variable.set(self)  # now, because the threads of executors work in copies of this context
         try:
             self._kernel.start()
@@ -176,8 +175,8 @@ class Run:
                 variable.set(None if self.parent is None or self.parent.closed else self.parent)
             if self._progress is not None:
                 self._progress.stop()
-        for leftover in self.leftovers:
-            _say(f"run {self.id} left over: {leftover}")
+            for leftover in self.leftovers:
+                _say(f"run {self.id} left over: {leftover}")
 
     def _drain(self) -> None:
         try:

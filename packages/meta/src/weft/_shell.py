@@ -6,9 +6,10 @@ The function says which command, in the worker that is to run it; a :class:`Shel
                                         ▲
           interrupt(), other thread: SIGTERM to the group, SIGKILL 0.5 s later or when the command has ended
 
-Its process group is signalled only while the command is not reaped, so that its number cannot belong to
-others. Output goes to files (anonymous ones in memory unless paths are given): no pipe that could fill up, no
-thread that would have to read it.
+In a worker process there is no session of its own: the command belongs to the worker's process group, which
+the executor kills as a whole, also when the worker is lost. A group is signalled only while the command is
+not reaped, so that its number cannot belong to others. Output goes to files (anonymous ones in memory unless
+paths are given): no pipe that could fill up, no thread that would have to read it.
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ def shell(function: Any = None, /, **options: Any) -> Any:
     the command wrote to stderr. On timeout and cancel its whole process group gets SIGTERM, and what is left
     half a second later SIGKILL.
 
-    Options are those of :func:`weft.task`. ``cwd`` is the directory of the command; relative ``stdout`` and
-    ``stderr`` start there.
+    Options are those of :func:`weft.task`. ``cwd`` is the directory of the command alone: ``stdout`` and
+    ``stderr`` start where the worker is.
     """
     return decorate("shell", function, options)
 
@@ -97,7 +98,8 @@ class ShellCall:
     def __call__(self, /, *args: Any, **kwargs: Any) -> ShellResult:
         worker = current_worker()
         options = worker.call.options if worker and worker.call else CallOptions()
-        command = _Command(_arguments(self.function(*args, **kwargs), options.name), options)
+        argv = _arguments(self.function(*args, **kwargs), options.name)
+        command = _Command(argv, options, own_group=worker is None or worker.in_process)
         with worker.interruptible(command.interrupt) if worker else contextlib.nullcontext():
             return command.run()
 
@@ -108,9 +110,10 @@ class ShellCall:
 class _Command:
     """One command, from its start to its end."""
 
-    def __init__(self, argv: Sequence[str], options: CallOptions) -> None:
+    def __init__(self, argv: Sequence[str], options: CallOptions, *, own_group: bool = True) -> None:
         self._argv = argv
         self._options = options
+        self._own_group = own_group
         self._interrupted = False
         self._lock = threading.Lock()
         self._pid: int | None = None  # while its process group may be signalled
@@ -120,7 +123,7 @@ class _Command:
         cwd = self._options.cwd
         if cwd is not None:
             os.makedirs(cwd, exist_ok=True)
-        with _Output(self._options.stdout, cwd) as stdout, _Output(self._options.stderr, cwd) as stderr:
+        with _Output(self._options.stdout) as stdout, _Output(self._options.stderr) as stderr:
             status = self._spawn_and_wait(stdout.fd, stderr.fd, cwd)
             if status != 0:
                 raise ShellError(self._shown(), status, stderr.tail(), stderr.path)
@@ -148,7 +151,7 @@ class _Command:
                 stdout=stdout,
                 stderr=stderr,
                 cwd=cwd,
-                start_new_session=True,
+                start_new_session=self._own_group,
             )
         except (FileNotFoundError, PermissionError) as error:
             status = _NOT_FOUND if isinstance(error, FileNotFoundError) else _CANNOT_RUN
@@ -175,7 +178,7 @@ class _Command:
         with self._lock:
             if self._pid is not None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self._pid, number)
+                    (os.killpg if self._own_group else os.kill)(self._pid, number)
 
     def _shown(self) -> str:
         return self._argv[2] if self._argv[:2] == _SHELL else shlex.join(self._argv)
@@ -184,8 +187,8 @@ class _Command:
 class _Output:
     """A file that a command writes to: the one of this path, which is appended to, or one without a name."""
 
-    def __init__(self, path: str | None, cwd: str | None) -> None:
-        self.path = path if path is None or cwd is None else os.path.join(cwd, path)
+    def __init__(self, path: str | None) -> None:
+        self.path = path
         self._start = 0
 
     def __enter__(self) -> _Output:
