@@ -126,8 +126,11 @@ def run_together(checks: Sequence[Check], width: int) -> Generator[Report, None,
                 yield report
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        while wait(runs, timeout=0.1).not_done:  # again: a check may have been between two commands
+        # Again and again, because a check may be between two commands. What never began is done, but `wait`
+        # would not say so.
+        while begun := [run for run in runs if not run.done()]:
             kill_all()
+            wait(begun, timeout=0.1)
 
 
 def run_to_file(check: Check, file: Path) -> Report:

@@ -180,7 +180,8 @@ def test_what_runs_together_is_killed_together(tmp_path: Path) -> None:
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
         wait = Check("wait", ["sh", "-c", f"exec sleep 60 > {pipe}"])
-        reports = checks.run_together([python("first", "pass"), wait], 2)
+        made_up = [python("first", "pass"), wait, wait, wait, python("never", "pass")]
+        reports = checks.run_together(made_up, 2)
         assert next(reports).ok
         reports.close()
         os.set_blocking(reader, True)
