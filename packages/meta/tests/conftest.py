@@ -11,10 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import weft
 
 DEADLINE = 30.0
+
+hypothesis.settings.register_profile(
+    "weft", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("weft")
 
 # weft_test_tasks can be imported, by worker processes too, which copy the path.
 sys.path.append(str(Path(__file__).parent))
@@ -41,7 +47,7 @@ def is_running(pid: int) -> bool:
 def let_it_wait(pid: int) -> None:
     """Return once the main thread of a process waits for something, and not just for its turn.
 
-    Python loses a signal that comes between the last instruction and the wait: it is handled when the wait ends.
+    Python overlooks a signal that comes between the last instruction and the wait until the wait ends.
     """
 
     def switches() -> str | None:

@@ -26,11 +26,6 @@ from weft_interfaces import (
 from ._hint import did_you_mean
 from ._schema import Problems, convert, parameters
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 __all__ = ["Config", "read_config"]
 
 C = TypeVar("C", bound=type)
@@ -111,6 +106,11 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     Raises one :class:`ConfigError` that names the file and everything that is wrong in it, :class:`OSError`
     when it cannot be read.
     """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
     try:
         with open(path, "rb") as file:
             table = tomllib.load(file)

@@ -223,13 +223,14 @@ def _describe_arm(arm: Any) -> str:
         return "one of " + ", ".join(repr(choice) for choice in get_args(arm))
     if arm in _CONTRACTS:
         kind = _CONTRACTS[arm].removeprefix("weft.").rstrip("s")
-        return f"a table with the type of a {kind}"
+        return f"a table with the type of {'an' if kind[0] in 'aeiou' else 'a'} {kind}"
     origin = get_origin(arm) or arm
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return "a table"
+        inside = get_args(arm)[1:]
+        return f"a table of {_plural(inside[0])}" if inside and inside[0] is not Any else "a table"
     if origin in (list, tuple, Sequence, Collection):
         inside = [one for one in get_args(arm) if one is not ...]
-        return f"a list of {describe(inside[0]).removeprefix('a ')}s" if inside else "a list"
+        return f"a list of {_plural(inside[0])}" if inside else "a list"
     if origin in _WORDS:
         return _WORDS[origin]
     if dataclasses.is_dataclass(arm):
@@ -241,13 +242,18 @@ def _describe_arm(arm: Any) -> str:
     )
 
 
+def _plural(hint: Any) -> str:
+    return f"{describe(hint).removeprefix('a ')}s"
+
+
 def _shown(value: Any) -> str:
     """A value as it stands in a file."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         return f"the text {value!r}"
-    return "a table" if isinstance(value, Mapping) else repr(value)
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:56]} ..."
 
 
 def _listed(hints: Mapping[str, Any]) -> str:
