@@ -168,10 +168,11 @@ def main() -> None:
     began = time.perf_counter()
     with weft.run() as run:
         packages = find(root, arguments.package)
-        counted, weighed, total = survey(root, packages).result()
-    seconds = time.perf_counter() - began
+        surveyed = survey(root, packages)
+        import report  # it takes a second to load: meanwhile the tasks run, and workers do without it
 
-    import report  # here, because it takes a second to load, and workers do not need it
+        counted, weighed, total = surveyed.result()
+    seconds = time.perf_counter() - began
 
     caption = f"{run.counts().done} tasks in {seconds:.1f} s, {root}"
     report.write(arguments.output, counted, total)
