@@ -158,4 +158,6 @@ class BlockExecutor(Executor, Protocol):
         """
 
     def no_more_blocks(self, reason: str) -> None:
-        """No block is there and none will come: fail what waits, with the reason."""
+        """No block is there and none will come: fail what waits, with the reason, and what comes later,
+        until a manager registers after all. None of it was lost: nothing has begun.
+        """

@@ -81,7 +81,9 @@ class Executor(Protocol):
 
         Returning: each call will get exactly one outcome, whatever happens; some may have had theirs already.
         Raising: none of them will run, none will get an outcome. A call that cannot be pickled, or that asks
-        for what this executor never has, is not a reason to raise: it gets its outcome, with the error.
+        for what this executor never has, is not a reason to raise: it gets its outcome, with the error
+        (:class:`SerializationError`, :class:`ResourcesError`). Before ``start`` and after ``shutdown`` this
+        raises :class:`RunClosedError`.
         """
 
     def cancel(self, ids: Collection[int]) -> Collection[int]:

@@ -14,7 +14,8 @@ class MemoHasher(Protocol):
     """Hashes any value by its content. Threads may call it at once."""
 
     def digest(self, value: Any) -> bytes:
-        """The same bytes for equal values, in any process on any machine; others for different values.
+        """The same bytes for equal values of the same types, in any process on any machine; others for
+        different values, and for equal ones of different types: ``1``, ``1.0`` and ``True`` are three.
 
         Raises ``ValueError("unknown type for memoization ...")``, which names the type and where it sits in
         the value, for a value that it does not know how to hash. The value is not changed.
@@ -47,7 +48,8 @@ class MemoStore(Protocol):
 
     def put(self, entry: MemoEntry) -> None:
         """Keep an entry; returning says that it is taken, and ``flush`` that it survives a crash. The latest
-        of a key wins.
+        of a key wins. Raises :class:`SerializationError` for a value that cannot be kept; nothing is changed
+        then.
         """
 
     def nearest(self, task: str, components: Mapping[str, bytes]) -> MemoEntry | None:

@@ -53,7 +53,12 @@ class ExecutorPool(concurrent.futures.Executor):
         if directory is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="weft-pool-", ignore_cleanup_errors=True)
             directory = Path(self._temporary.name)
-        executor.start(_PoolContext(directory, self._completed))
+        try:
+            executor.start(_PoolContext(directory, self._completed))
+        except BaseException:
+            if self._temporary is not None:
+                self._temporary.cleanup()
+            raise
 
     def submit(
         self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs

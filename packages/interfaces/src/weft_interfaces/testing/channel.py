@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..channel import Channel
+from ..channel import Channel, RemoteProcess
 from ..errors import ChannelError
-from .check import in_threads, raises
+from .check import aside, in_threads, raises
 from .launcher import AWKWARD_WORDS
 
 __all__ = ["ChannelSuite"]
@@ -129,58 +129,68 @@ class ChannelSuite:
 
     # -- open -----------------------------------------------------------------------------------------------
 
-    def test_an_open_process_answers(self) -> None:
+    @contextmanager
+    def opened(self, *argv: str) -> Iterator[RemoteProcess]:
+        """A process, which is closed when it takes too long, so that no test waits for ever."""
         with self.place() as (channel, _, _):
-            process = channel.open(["cat"])
-            process.write(b"first")
-            assert self.read(process.read, 5) == b"first", (
-                "what cat was sent comes back before its stdin is closed"
-            )
-            process.write(b"second")
-            process.close_stdin()
-            assert self.read(process.read, 6) == b"second", "what was sent before close_stdin comes back"
-            assert process.read(1) == b"", "read gives b'' once the process has closed its stdout"
-            assert process.wait(self.timeout) == 0, "the exit status of cat is 0"
-            process.close()
-            process.close()
+            process = channel.open(argv)
+            watchdog = threading.Timer(self.timeout, process.close)
+            watchdog.start()
+            try:
+                yield process
+            finally:
+                watchdog.cancel()
+                watchdog.join()
+                process.close()
 
-    def read(self, read: object, size: int) -> bytes:
+    def read(self, process: RemoteProcess, size: int) -> bytes:
         """So many bytes, in however many parts they come."""
-        assert callable(read)
         data = b""
         while len(data) < size:
-            part = read(size - len(data))
-            assert part, f"{size} bytes were to come, but the stream ended after {data!r}"
+            part = process.read(size - len(data))
+            assert part, (
+                f"{size} bytes were to come, but after {len(data)} the stream ended, or nothing came in time"
+            )
             assert len(part) <= size - len(data), f"read({size - len(data)}) gave {len(part)} bytes"
             data += part
         return data
 
+    def test_an_open_process_answers(self) -> None:
+        with self.opened("cat") as process:
+            process.write(b"first")
+            first = self.read(process, 5)
+            assert first == b"first", (
+                f"what cat was sent comes back before its stdin is closed, but {first!r} did"
+            )
+            process.write(b"second")
+            process.close_stdin()
+            second = self.read(process, 6)
+            assert second == b"second", f"what was sent before close_stdin comes back, but {second!r} did"
+            assert process.read(1) == b"", "read gives b'' once the process has closed its stdout"
+            assert process.wait(self.timeout) == 0, "the exit status of cat is 0"
+            process.close()
+
     def test_an_open_process_carries_much_in_both_directions(self) -> None:
         data = bytes(range(256)) * 8_000
-        with self.place() as (channel, _, _):
-            process = channel.open(["cat"])
+        with self.opened("cat") as process:
 
             def write() -> None:
                 process.write(data)
                 process.close_stdin()
 
-            writer = threading.Thread(target=write)
-            writer.start()
-            got = self.read(process.read, len(data))
+            writer = aside(write)
+            got = self.read(process, len(data))
             writer.join(self.timeout)
-            process.close()
         assert got == data, "what was written comes back, whole and in order"
 
     def test_waiting_for_an_open_process_is_bounded(self) -> None:
-        with self.place() as (channel, _, _):
-            process = channel.open(["sleep", "600"])
+        with self.opened("sleep", "600") as process:
             raises(TimeoutError, lambda: process.wait(0.1), "wait for a process that has not ended")
             process.close()
             assert process.wait(self.timeout) != 0, "close ends a process that runs, which is no success"
 
     def test_writing_to_a_process_that_is_gone_raises(self) -> None:
-        with self.place() as (channel, _, _):
-            process = channel.open(["true"])
+        with self.opened("true") as process:
             process.wait(self.timeout)
 
             def write_much() -> None:
@@ -188,14 +198,11 @@ class ChannelSuite:
                     process.write(b"x" * 65536)
 
             raises(ChannelError, write_much, "write to a process that is gone")
-            process.close()
 
     def test_the_end_of_stderr_is_known(self) -> None:
-        with self.place() as (channel, _, _):
-            process = channel.open(["cat", "/no/such/file"])
+        with self.opened("cat", "/no/such/file") as process:
             process.wait(self.timeout)
             tail = process.stderr_tail()
-            process.close()
         assert "/no/such/file" in tail, f"stderr_tail has the last lines of stderr, but is {tail!r}"
 
     # -- files ----------------------------------------------------------------------------------------------

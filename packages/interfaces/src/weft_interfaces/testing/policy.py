@@ -129,13 +129,13 @@ class DependencyResolverSuite:
     def test_it_is_linear(self) -> None:
         self.needs_depth()
         resolver = self.make_resolver()
-        small, large = self.seconds(resolver, 1_000), self.seconds(resolver, 10_000)
+        small, large = self.seconds(resolver, 400), self.seconds(resolver, 4_000)
         assert large < 40 * small + 0.02, (
             f"10 times the futures took {large / small:.0f} times as long: not linear"
         )
 
     def seconds(self, resolver: DependencyResolver, count: int) -> float:
-        """The best time of three, for so many futures."""
+        """The best time of three, for so many futures: other work of the machine only adds to it."""
         futures = [self.done(i) for i in range(count)]
         times = []
         for _ in range(3):
@@ -362,10 +362,9 @@ class ScalingPolicySuite:
         assert not decision.drain, "calls wait that a block could run, but it is drained"
 
     def test_draining_blocks_are_no_help_but_count_for_max(self) -> None:
-        draining = {"a": self.block(draining=True, running=1)}
-        decision = self.decide(self.state(draining, queued=2, running=1))
+        decision = self.decide(self.state({"a": self.block(draining=True)}, queued=1))
         assert decision.add >= 1, (
-            f"a draining block takes no new calls, but for two that wait it adds {decision.add}"
+            f"a draining block takes no new calls, but for one that waits it adds {decision.add}"
         )
         full = {str(i): self.block(draining=True, running=1) for i in range(4)}
         self.decide(self.state(full, queued=2, running=4))
