@@ -374,6 +374,16 @@ def test_an_unknown_block_without_managers_is_not_diagnosed(make: MakeRig) -> No
     assert rig.executor.ended == []
 
 
+def test_queries_that_fail_now_and_then_do_not_keep_a_block_from_being_diagnosed(make: MakeRig) -> None:
+    rig = make(register_timeout=100, init=1)
+    rig.tick()
+    rig.provider.start(rig.job("run1-htex-1"))
+    for _ in range(10):
+        rig.ticks(6)
+        rig.provider.fail_queries(1)
+    assert "block.unregistered" in rig.kinds()
+
+
 def test_a_batch_system_that_does_not_answer_is_asked_less_often(make: MakeRig) -> None:
     rig = make(init=1)
     rig.tick()
@@ -630,14 +640,34 @@ def test_beside_a_block_that_works_one_more_is_tried_after_each_pause(make: Make
     assert len(rig.scaler.view()[0].blocks) == 4
 
 
-def test_when_the_last_working_block_ends_after_asking_stopped_nothing_waits(make: MakeRig) -> None:
-    rig = make(max=2, slots=1)
-    calls = rig.submit(4)
+def _stopped_beside_a_good_block(make: MakeRig) -> tuple[Rig, str, list[int]]:
+    """Two calls: one runs in the good block, one waits."""
+    rig = make(max=4, slots=1)
+    calls = rig.submit(2)
     rig.tick()
     (good,) = rig.bring_up()
     for _ in range(3):
         rig.provider.end(list(rig.provider.specs)[-1], JobState.FAILED, "bad node")
         rig.tick(10)
+    assert rig.scaler.view()[0].stopped
+    return rig, good, calls
+
+
+def test_only_one_block_is_tried_at_a_time(make: MakeRig) -> None:
+    rig, _, _ = _stopped_beside_a_good_block(make)
+    rig.submit(10)
+    rig.ticks(500)
+    assert rig.provider.calls.count("submit") == 5, "the one that is tried waits in the queue"
+
+
+@pytest.mark.parametrize("pause", [0, 1000])
+def test_when_the_last_working_block_ends_after_asking_stopped_nothing_waits(
+    make: MakeRig, pause: float
+) -> None:
+    rig, good, calls = _stopped_beside_a_good_block(make)
+    rig.executor.complete(calls[0])
+    rig.tick(pause)
+    calls += rig.submit(2)
     assert rig.executor.hopeless == []
     rig.provider.end(rig.job(good), JobState.TIMEOUT)
     rig.tick(10)

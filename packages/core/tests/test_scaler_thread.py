@@ -214,7 +214,7 @@ def test_many_wake_ups_are_few_ticks(world: World, start: MakeScaler) -> None:
     scaler = start(Executor(world, provider), policy=Counting(), limits=ScalerLimits(spacing=0.05))
     world.until(lambda: provider.calls)
     begin = time.monotonic()
-    for _ in range(200_000):
+    while time.monotonic() - begin < 0.5:
         scaler.wake()
     took = time.monotonic() - begin
     assert next(decisions) <= took / 0.05 + 3

@@ -693,8 +693,9 @@ class _Fleet:
 
     def _may_try(self, now: float) -> bool:
         """After failures: beside blocks that work, and one at a time."""
-        staying = [block.proved for block in self.live() if not block.leaving]
-        return not self.final and now >= self.try_again_at and any(staying) and all(staying)
+        live = self.live()
+        works = bool(live) and all(block.proved for block in live)
+        return works and not self.final and now >= self.try_again_at
 
     def forgive(self, limits: ScalerLimits) -> None:
         self.failures = 0
