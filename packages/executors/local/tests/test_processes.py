@@ -19,7 +19,6 @@ from typing import Any
 
 import cloudpickle
 import pytest
-
 from weft_executor_local import ProcessExecutor
 from weft_interfaces import (
     Call,
@@ -92,7 +91,7 @@ def warm_up(recorder: Any, executor: ProcessExecutor, workers: int = 2) -> set[i
     return {outcome.value for outcome in recorder.wait(*calls)}
 
 
-# -- what crosses -----------------------------------------------------------------------------------------------
+# -- what crosses -----------------------------------------------------------------------------------------
 
 
 def test_workers_are_other_processes_in_sessions_of_their_own(started: Any, recorder: Any) -> None:
@@ -257,7 +256,7 @@ def test_sizes_around_every_border(started: Any, recorder: Any) -> None:
     ]
 
 
-# -- what a call finds and leaves -------------------------------------------------------------------------------
+# -- what a call finds and leaves -------------------------------------------------------------------------
 
 
 def test_streams_and_directory_of_a_call(started: Any, recorder: Any, tmp_path: Path) -> None:
@@ -315,7 +314,8 @@ def test_prints_reach_the_terminal(tmp_path: Path) -> None:
 def test_a_call_sees_its_worker_and_options(started: Any, recorder: Any) -> None:
     def look() -> Any:
         worker = current_worker()
-        assert worker is not None and worker.call is not None
+        assert worker is not None
+        assert worker.call is not None
         return worker.in_process, worker.call.options.name, worker.call.id, worker.remaining()
 
     [outcome] = recorder.run(started(workers=1), call := recorder.call(look, name="looker", timeout=100))
@@ -324,7 +324,7 @@ def test_a_call_sees_its_worker_and_options(started: Any, recorder: Any) -> None
     assert 90 < remaining <= 100
 
 
-# -- slots and order --------------------------------------------------------------------------------------------
+# -- slots and order --------------------------------------------------------------------------------------
 
 
 def test_two_slots_are_taken(started: Any, recorder: Any, gate: Gate) -> None:
@@ -415,7 +415,7 @@ def test_calls_sent_ahead_come_back_though_the_queue_is_long(started: Any, recor
     assert late == 0, "later calls overtook those that were sent ahead"
 
 
-# -- deaths -----------------------------------------------------------------------------------------------------
+# -- deaths -----------------------------------------------------------------------------------------------
 
 
 def _kill_self(number: int) -> None:
@@ -452,7 +452,7 @@ def test_a_death_costs_its_own_call_only(
     certificate = error.certificate
     assert certificate is not None
     assert (certificate.signal, certificate.exit_code) == (signal_number, exit_code)
-    assert certificate.pid and certificate.host and certificate.time
+    assert None not in (certificate.pid, certificate.host, certificate.time)
     assert not certificate.out_of_memory
     if function is _crash:
         assert "Segmentation fault" in certificate.stderr_tail
@@ -487,7 +487,10 @@ def test_kill_9_in_the_middle_of_10000(started: Any, recorder: Any) -> None:
 
 
 def test_calls_run_once_at_most_whoever_dies(started: Any, recorder: Any, tmp_path: Path) -> None:
-    """Each call leaves a line; workers are killed again and again. No call leaves two, and the lost are few."""
+    """Each call leaves a line; workers are killed again and again.
+
+    No call leaves two, and the lost are few.
+    """
     executor, kills = started(workers=3), 12
     log = str(tmp_path / "log")
 
@@ -581,7 +584,7 @@ def test_out_of_memory_is_certified(monkeypatch: Any, tmp_path: Path) -> None:
     assert not certificate.certify(1, 9, counter, "").out_of_memory, "one kill explains one death"
 
 
-# -- cancel and timeouts ----------------------------------------------------------------------------------------
+# -- cancel and timeouts ----------------------------------------------------------------------------------
 
 
 def test_cancel_of_a_queued_call(started: Any, recorder: Any, gate: Gate, tmp_path: Path) -> None:
@@ -625,9 +628,12 @@ def _start_family(directory: str, own_session: bool) -> None:
     inner = "echo $$ > grandchild; exec sleep 1000"
     command = f"echo $$ > child; sh -c '{inner}'; sleep 1000"
     subprocess.Popen(["sh", "-c", command], cwd=directory, start_new_session=own_session)
-    while not all((Path(directory) / name).exists() for name in ("child", "grandchild")):
-        time.sleep(0.005)
-    (Path(directory) / "worker").write_text(str(os.getpid()))
+    for name in ("child", "grandchild"):
+        path = Path(directory) / name
+        while not (path.exists() and path.read_text().endswith("\n")):
+            time.sleep(0.005)
+    (Path(directory) / "begun").write_text(str(os.getpid()))
+    (Path(directory) / "begun").rename(Path(directory) / "worker")
     time.sleep(1000)
 
 
@@ -693,7 +699,7 @@ def test_waiting_in_the_queue_is_no_part_of_the_timeout(started: Any, recorder: 
     assert [outcome.error for outcome in recorder.wait(first, call)] == [None, None]
 
 
-# -- the life of the executor -----------------------------------------------------------------------------------
+# -- the life of the executor -----------------------------------------------------------------------------
 
 
 def test_starts_again_but_not_twice_at_once(recorder: Any) -> None:
@@ -777,11 +783,11 @@ def test_shutdown_from_inside_completed(recorder: Any, eventually: Any) -> None:
 
 def test_submission_races_with_the_end(recorder: Any) -> None:
     for _ in range(3):
-        executor, accepted = ProcessExecutor(workers=2), []
+        executor, accepted = ProcessExecutor(workers=2), list[Call]()
         executor.start(recorder)
         recorder.value(executor, abs, -1)
 
-        def feed() -> None:
+        def feed(executor: ProcessExecutor = executor, accepted: list[Call] = accepted) -> None:
             while True:
                 call = recorder.call(abs, -1)
                 try:
@@ -940,7 +946,7 @@ def test_nothing_is_left_though_a_fork_of_the_client_lives(tmp_path: Path, event
         os.kill(int(forked.read_text()), signal.SIGKILL)
 
 
-# -- much at once -----------------------------------------------------------------------------------------------
+# -- much at once -----------------------------------------------------------------------------------------
 
 
 def test_memory_of_many_queued_calls(started: Any, recorder: Any, gate: Gate) -> None:

@@ -139,7 +139,7 @@ def test_submission_out_of_completed(recorder: Any) -> None:
     assert executor.shutdown() == []
 
 
-# -- priorities and slots ---------------------------------------------------------------------------------------
+# -- priorities and slots ---------------------------------------------------------------------------------
 
 
 def test_higher_priority_first_and_equal_in_order(started: Any, recorder: Any) -> None:
@@ -208,7 +208,7 @@ def test_what_can_never_run_is_refused_in_words(started: Any, recorder: Any) -> 
     assert isinstance(recorder.error(executor, int, cwd="/tmp"), InputError)
 
 
-# -- cancel and timeouts ----------------------------------------------------------------------------------------
+# -- cancel and timeouts ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{}, {"priority": 1}, {"cpus": 2}, {"timeout": 60}])
@@ -300,7 +300,7 @@ def test_a_thread_that_was_given_up_is_a_leftover_by_name(recorder: Any) -> None
     gate.opened.set()
 
 
-# -- waiting for other tasks ------------------------------------------------------------------------------------
+# -- waiting for other tasks ------------------------------------------------------------------------------
 
 
 def submit_and_wait(
@@ -366,7 +366,7 @@ def test_beyond_the_bound_it_is_a_deadlock_in_words(started: Any, recorder: Any)
     assert recorder.value(executor, deep, 5) == 5
 
 
-# -- streams ----------------------------------------------------------------------------------------------------
+# -- streams ----------------------------------------------------------------------------------------------
 
 
 def test_each_thread_prints_to_its_own_file(started: Any, recorder: Any, tmp_path: Any, capsys: Any) -> None:
@@ -407,7 +407,7 @@ def test_a_function_that_handles_its_streams_is_left_alone(
     assert not (tmp_path / "x").exists()
 
 
-# -- the end ----------------------------------------------------------------------------------------------------
+# -- the end ----------------------------------------------------------------------------------------------
 
 
 def test_shutdown_runs_what_is_left(recorder: Any) -> None:
@@ -463,10 +463,10 @@ def test_starts_again_but_not_twice_at_once(recorder: Any) -> None:
 def test_submission_races_with_the_end(recorder: Any) -> None:
     """Every call that was accepted has its outcome."""
     for _ in range(20):
-        executor, accepted = ThreadExecutor(workers=2), []
+        executor, accepted = ThreadExecutor(workers=2), list[Call]()
         executor.start(recorder)
 
-        def feed() -> None:
+        def feed(executor: ThreadExecutor = executor, accepted: list[Call] = accepted) -> None:
             while True:
                 call = recorder.call(int)
                 try:

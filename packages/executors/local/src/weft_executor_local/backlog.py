@@ -13,7 +13,10 @@ __all__ = ["Backlog"]
 
 
 class Backlog:
-    """Higher priority first, equal ones first in, first out. What is ``done`` is passed over. Not for several threads at once."""
+    """Higher priority first, equal ones first in, first out.
+
+    What is ``done`` is passed over. Not for several threads at once.
+    """
 
     def __init__(self) -> None:
         self._plain: deque[Entry] = deque()
@@ -45,6 +48,7 @@ class Backlog:
     def dismiss(self, entry: Entry) -> None:
         """Forget a call that is in here."""
         entry.done = True
+        entry.arguments = b""  # it may take long until its turn
         self._done += 1
 
     def first(self) -> Entry:

@@ -12,11 +12,16 @@ from weft_interfaces import Call, CallOptions, InputError, SerializationError, S
 
 __all__ = ["Catalogue", "Entry", "FunctionRecord", "OptionsRecord"]
 
+# Functions come and go (lambdas, partials): what is known of them is bounded in number and in bytes.
 _MOST = 1000
+_MOST_BYTES = 32 << 20
 
 
 class FunctionRecord:
-    """A function as bytes, under a number. ``mean``: seconds that its recent calls took, None before the first one."""
+    """A function as bytes, under a number.
+
+    ``mean``: seconds that its recent calls took, None before the first one.
+    """
 
     __slots__ = ("data", "mean", "number")
 
@@ -44,7 +49,8 @@ class OptionsRecord:
 class Entry:
     """A call, ready to be sent.
 
-    worker: the number of the worker that it was sent to, None while it is queued. done: its outcome was decided.
+    worker: the number of the worker that it was sent to, None while it is queued. done: its outcome was
+    decided.
     verdict: what it gets instead of its own outcome, because its worker was killed for it.
     """
 
@@ -67,6 +73,7 @@ class Catalogue:
         self._serializer = serializer
         self._refusal = refusal
         self._functions: dict[bytes, FunctionRecord] = {}
+        self._bytes = 0
         self._options: dict[CallOptions, OptionsRecord] = {}
         self._latest: OptionsRecord | None = None
         self._numbers = itertools.count()
@@ -92,9 +99,11 @@ class Catalogue:
         record = self._functions.get(digest)
         if record is None:
             with self._lock:
-                if len(self._functions) >= _MOST:
+                if len(self._functions) >= _MOST or self._bytes > _MOST_BYTES:
                     self._functions.clear()
+                    self._bytes = 0
                 record = self._functions.setdefault(digest, FunctionRecord(next(self._numbers), data))
+                self._bytes += len(data)
         return record
 
     def _record_options(self, options: CallOptions) -> OptionsRecord:

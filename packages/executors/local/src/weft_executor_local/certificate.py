@@ -17,8 +17,9 @@ _TAIL = 8192
 class OomCounter:
     """Notices that the kernel has killed a process of this one's cgroup because memory ran out.
 
-    Both versions of cgroups count such kills (``oom_kill`` in ``memory.events`` and in ``memory.oom_control``), so a change
-    between a worker's start and its death by SIGKILL tells why it was killed.
+    Both versions of cgroups count such kills (``oom_kill`` in ``memory.events`` and in
+    ``memory.oom_control``), so a change between a worker's start and its death by SIGKILL tells why it was
+    killed.
     """
 
     def __init__(self) -> None:
@@ -89,7 +90,8 @@ def _candidates() -> list[Path]:
         else:
             continue
         for root in roots:
-            # Inside a container the path may be that of the host, and what is mounted here is the group itself.
+            # Inside a container the path may be that of the host, and what is mounted here is the group
+            # itself.
             inner = root / path.lstrip("/") / name
             found.append(inner if inner.exists() else root / name)
     return list(dict.fromkeys(found))

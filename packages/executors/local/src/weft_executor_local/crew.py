@@ -39,13 +39,13 @@ from weft_interfaces import (
     Outcome,
     ResourcesError,
     RunClosedError,
-    TaskExitError,
     TaskTimeoutError,
     WorkerLostError,
     adopt_worker,
     format_seconds,
 )
 
+from .exits import exit_error
 from .streams import redirected
 from .thread_worker import ThreadWorker
 from .timers import Timers
@@ -443,8 +443,8 @@ class Crew:
         name = call.options.name if call else "a callback"
         return DeadlockError(
             f"task {name!r} waits for another task, as {self._lenders} others already do in "
-            f"executor {self._label!r}, and there can be no more threads to run those that they wait for; let it return "
-            f"the futures instead (@weft.join), or give the executor more workers"
+            f"executor {self._label!r}, and there can be no more threads to run those that they wait for; "
+            f"let it return the futures instead (@weft.join), or give the executor more workers"
         )
 
     # -- calls that do not end
@@ -570,9 +570,4 @@ def _as_outcome(error: BaseException, call: Call) -> BaseException:
     """The error to report: without the executor's own frame, and never one that would end the program."""
     if error.__traceback__ is not None:
         error.__traceback__ = error.__traceback__.tb_next
-    if not isinstance(error, (SystemExit, KeyboardInterrupt)):
-        return error
-    did = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else "raised KeyboardInterrupt"
-    exited = TaskExitError(f"task {call.options.name!r} {did}")
-    exited.__cause__ = error
-    return exited
+    return exit_error(error, call.options.name)

@@ -6,13 +6,15 @@ import pickle
 import traceback
 from typing import NamedTuple
 
-from weft_interfaces import RemoteError, SerializationError, Serializer, TaskExitError
+from weft_interfaces import RemoteError, SerializationError, Serializer
+
+from .exits import exit_error
 
 __all__ = ["PackedError", "RemoteTraceback", "pack_error", "unpack_error"]
 
 
-class RemoteTraceback(Exception):  # noqa: N818  it is no error, but shows where one was raised
-    """Stands at the end of an exception's chain of causes, so that Python shows the traceback of the worker."""
+class RemoteTraceback(Exception):
+    """Stands at the end of an exception's chain of causes: it shows the traceback of the worker."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -23,7 +25,9 @@ class RemoteTraceback(Exception):  # noqa: N818  it is no error, but shows where
 
 
 class PackedError(NamedTuple):
-    """An exception as plain data: itself, pickled, if that could be done, and what can be said of it otherwise."""
+    """An exception as plain data: itself, pickled, if that could be done, and what can be said of it
+    otherwise.
+    """
 
     pickled: bytes
     type_name: str
@@ -33,7 +37,10 @@ class PackedError(NamedTuple):
 
 
 def pack_error(error: BaseException, serializer: Serializer, task: str) -> bytes:
-    """The exception as bytes, whatever it is. ``SystemExit`` and ``KeyboardInterrupt`` become a TaskExitError."""
+    """The exception as bytes, whatever it is.
+
+    ``SystemExit`` and ``KeyboardInterrupt`` become a TaskExitError.
+    """
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     error = exit_error(error, task)
     pickled, unpicklable = b"", ""
@@ -47,7 +54,9 @@ def pack_error(error: BaseException, serializer: Serializer, task: str) -> bytes
 
 
 def unpack_error(data: bytes | memoryview, serializer: Serializer, task: str) -> BaseException:
-    """The exception again, with the worker's traceback at the end of its causes; a RemoteError if it cannot be rebuilt."""
+    """The exception again, with the worker's traceback at the end of its causes; a RemoteError if it cannot
+    be rebuilt.
+    """
     packed = PackedError(*pickle.loads(data))
     problem: BaseException | None = None
     try:
@@ -62,16 +71,6 @@ def unpack_error(data: bytes | memoryview, serializer: Serializer, task: str) ->
     remote = RemoteError(packed.type_name, packed.message, packed.traceback)
     remote.__cause__ = problem
     return remote
-
-
-def exit_error(error: BaseException, task: str) -> BaseException:
-    """The error itself, unless it is one that would end the program: then a TaskExitError that has it as its cause."""
-    if not isinstance(error, (SystemExit, KeyboardInterrupt)):
-        return error
-    did = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else "raised KeyboardInterrupt"
-    exited = TaskExitError(f"task {task!r} {did}")
-    exited.__cause__ = error
-    return exited
 
 
 def _append_cause(error: BaseException, last: BaseException) -> None:

@@ -5,11 +5,13 @@
     client to worker    batch:  header (length, length of large), pickled Batch, large payload
     worker to client    report: header (kind, length, seconds), payload
 
-A batch holds calls in the order in which they run. Arguments, values and functions inside are bytes that were pickled
-on their own, so that one which cannot be unpickled harms nobody else. A payload above ``LARGE`` bytes travels in a
-batch of its own, behind it, without being copied into it. Reports come in the order of the calls.
+A batch holds calls in the order in which they run. Arguments, values and functions inside are bytes that were
+pickled on their own, so that one which cannot be unpickled harms nobody else. A payload above ``LARGE`` bytes
+travels in a batch of its own, behind it, without being copied into it. Reports come in the order of the
+calls.
 
-Both ends run as the same user on the same machine, and the socket has no name: what comes through it is trusted.
+Both ends run as the same user on the same machine, and the socket has no name: what comes through it is
+trusted.
 """
 
 from __future__ import annotations
@@ -51,8 +53,10 @@ DROPPED = 4  # so many calls of the last batches found no token
 class Batch(NamedTuple):
     """Calls, and what the worker needs to know for them and was not told before.
 
-    calls: for each its id, the numbers of its function and its options, and its pickled ``(args, kwargs)``, b"" for none.
-    forget: forget all functions and options known so far. path: what ``sys.path`` is now, if that has changed.
+    calls: for each its id, the numbers of its function and its options, and its pickled ``(args, kwargs)``,
+    b"" for none.
+    forget: forget all functions and options known so far. path: what ``sys.path`` is now, if that has
+    changed.
     """
 
     calls: list[tuple[int, int, int, bytes]]
@@ -71,7 +75,10 @@ class Report(NamedTuple):
 
 
 def pack_batch(batch: Batch, large: bytes = b"") -> list[bytes]:
-    """The batch as buffers to be sent one after the other. ``large`` replaces the arguments of its only call."""
+    """The batch as buffers to be sent one after the other.
+
+    ``large`` replaces the arguments of its only call.
+    """
     body = pickle.dumps(tuple(batch), 5)  # a named tuple would be pickled with its class
     header = _BATCH.pack(len(body), len(large))
     return [header + body, large] if large else [header + body]
@@ -105,7 +112,10 @@ class BatchReader:
 
 
 class ReportReader:
-    """The client's end: takes what has arrived, without waiting. Large payloads go straight to where they stay."""
+    """The client's end: takes what has arrived, without waiting.
+
+    Large payloads go straight to where they stay.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -117,7 +127,9 @@ class ReportReader:
         self.ended = False
 
     def read(self) -> list[Report] | None:
-        """The reports that this completes; None when nothing has arrived, or ``ended``: the worker closed its end."""
+        """The reports that this completes; None when nothing has arrived, or ``ended``: the worker closed its
+        end.
+        """
         try:
             if self._large is not None:
                 return self._read_large(self._large)

@@ -17,7 +17,7 @@ def kill_group(pid: int) -> None:
 
 
 def kill_tree(pid: int) -> None:
-    """Kill the process's group, and its descendants that have left it for groups and sessions of their own."""
+    """Kill the process's group, and its descendants that have left it for one of their own."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGSTOP)  # so that the group starts nothing between the look and the kill
     descendants = list(_descendants(pid))
@@ -46,7 +46,9 @@ def _processes() -> Iterator[tuple[int, int]]:
         return
     for name in names:
         if name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    # The command, in brackets, may hold anything.
-                    yield int(name), int(file.read().rpartition(b")")[2].split()[1])
+            with (
+                contextlib.suppress(OSError, ValueError, IndexError),
+                open(f"/proc/{name}/stat", "rb") as file,
+            ):
+                # The command, in brackets, may hold anything.
+                yield int(name), int(file.read().rpartition(b")")[2].split()[1])

@@ -32,15 +32,18 @@ __all__ = ["ProcessExecutor"]
 
 
 class ProcessExecutor(BaseExecutor):
-    """Runs calls in processes of this machine, which can be killed: by a cancel, by a timeout, or by themselves.
+    """Runs calls in processes of this machine, which can be killed: by a cancel, by a timeout, or by
+    themselves.
 
-    workers: processes, and so slots: a call with ``cpus=2`` takes two. As many as this process may use processors unless
+    workers: processes, and so slots: a call with ``cpus=2`` takes two. As many as this process may use
+    processors unless
         said. They are forked from a clean template process, so nothing of this process's state is in them.
 
-    Functions, arguments and results are pickled, functions and classes that cannot be imported (of ``__main__``, of
-    notebooks, lambdas) by value. What is submitted is a snapshot: changing an argument afterwards does not reach the call.
-    A worker that dies costs the call that it had begun, which gets a :class:`WorkerLostError` with the death certificate,
-    and no other. Workers end with this process, however it ends.
+    Functions, arguments and results are pickled, functions and classes that cannot be imported (of
+    ``__main__``, of notebooks, lambdas) by value. What is submitted is a snapshot: changing an argument
+    afterwards does not reach the call. A worker that dies costs the call that it had begun, which gets a
+    :class:`WorkerLostError` with the death certificate, and no other. Workers end with this process, however
+    it ends.
     """
 
     def __init__(self, label: str = "processes", workers: int | None = None) -> None:
@@ -56,7 +59,6 @@ class ProcessExecutor(BaseExecutor):
     def start(self, context: ExecutorContext) -> None:
         # Imported when they are needed: the import of the package is on every program's way.
         import cloudpickle  # type: ignore[import-untyped]
-
         from weft_interfaces import PickleSerializer
 
         from .catalogue import Catalogue
@@ -87,7 +89,7 @@ class ProcessExecutor(BaseExecutor):
                 refused.append(Outcome(call.id, None, error))
         staff.submit(entries)
         if refused:
-            staff.completed(refused)
+            staff.report(refused)
 
     def cancel(self, ids: Collection[int]) -> Collection[int]:
         staff = self._staff

@@ -7,10 +7,11 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from weft_interfaces import CallOptions
 
-__all__ = ["Surroundings", "redirected"]
+__all__ = ["Surroundings", "flush", "redirected"]
 
 
 class Surroundings:
@@ -18,11 +19,13 @@ class Surroundings:
 
     def __init__(self) -> None:
         self._directory = os.getcwd()
-        self._environment = _raw_environment().copy()
+        # The public view decodes every entry, which takes thirty times as long.
+        self._live: dict[Any, Any] = getattr(os.environ, "_data", None) or os.environ  # type: ignore[assignment]
+        self._environment = dict(self._live)
 
     def restore(self) -> None:
         """Make them so again. Costs two microseconds when nothing has changed."""
-        if _raw_environment() != self._environment:
+        if self._live != self._environment:
             self._restore_environment()
         try:
             moved = os.getcwd() != self._directory
@@ -41,18 +44,13 @@ class Surroundings:
                 os.environ[key] = value
 
 
-def _raw_environment() -> dict[bytes, bytes]:
-    # The public view decodes every entry, which takes thirty times as long.
-    raw: dict[bytes, bytes] = getattr(os.environ, "_data", None) or dict(os.environb)
-    return raw
-
-
 @contextlib.contextmanager
 def redirected(options: CallOptions) -> Iterator[None]:
-    """While inside, file descriptors 1 and 2 append to the call's files, and the working directory is the call's.
+    """While inside, file descriptors 1 and 2 append to the call's files, and the working directory is the
+    call's.
 
-    So also for what child processes and C libraries write. Directories are made. Raises :class:`OSError` when a file or
-    directory cannot be opened; nothing has changed then.
+    So also for what child processes and C libraries write. Directories are made. Raises :class:`OSError` when
+    a file or directory cannot be opened; nothing has changed then.
     """
     with contextlib.ExitStack() as stack:
         if options.cwd is not None:
@@ -86,7 +84,9 @@ def _pointed_at(target: int, source: int) -> Iterator[None]:
 
 
 def flush() -> None:
-    """Write out what was printed, so that it is not lost with the worker, and is there when the call is done."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # closed, replaced, or a full disk: no concern of the next call
-            stream.flush()
+    """Write out what was printed: it must be there when the call is done, though its worker dies."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except Exception:  # noqa: BLE001, S110  closed, replaced, or a full disk: no concern of the next call
+        pass

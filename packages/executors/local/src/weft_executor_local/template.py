@@ -1,8 +1,9 @@
 """The process that the workers are forked from: small, with one thread, and with nothing of the user's in it.
 
-It forks a worker whenever the client asks for one, which takes a millisecond, and reports how each one ended. It runs in a
-session of its own, so that the terminal's Ctrl-C reaches neither it nor the workers, and it ends with its client: when the
-control socket is closed, however that came about, it kills all that is left and exits.
+It forks a worker whenever the client asks for one, which takes a millisecond, and reports how each one ended.
+It runs in a session of its own, so that the terminal's Ctrl-C reaches neither it nor the workers, and it ends
+with its client: when the control socket is closed, however that came about, it kills all that is left and
+exits.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from types import FrameType
 from typing import NoReturn
 
 import cloudpickle  # type: ignore[import-untyped]
-
 from weft_interfaces import PickleSerializer
 
 from .kill import kill_group

@@ -79,7 +79,10 @@ class TemplateProcess:
         return [Notice(*fields) for fields in NOTICE.iter_unpack(data[:whole])]
 
     def close(self, timeout: float) -> bool:
-        """End it, and with it what is left of its workers. Returns whether it ended within ``timeout`` seconds."""
+        """End it, and with it what is left of its workers.
+
+        Returns whether it ended within ``timeout`` seconds.
+        """
         self.control.close()
         try:
             self._process.wait(timeout)

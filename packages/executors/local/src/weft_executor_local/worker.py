@@ -1,11 +1,11 @@
 """What a worker process does: it runs the calls that its client sends, one after the other.
 
-Before each call it takes one byte, a token, from a pipe into which the client has put one for each call that it sent. The
-client takes tokens out of the same pipe to have calls back that have not begun. A pipe gives each byte to one reader only,
-so a call either runs here or is the client's again, never both, and the number of tokens left in the pipe of a dead
-worker tells which call it was running. A worker that finds no token drops the call, and says how many it dropped; until
-it has said so for all calls taken back the client sends it no new ones, or one of their tokens would let it run an
-old call.
+Before each call it takes one byte, a token, from a pipe into which the client has put one for each call that
+it sent. The client takes tokens out of the same pipe to have calls back that have not begun. A pipe gives
+each byte to one reader only, so a call either runs here or is the client's again, never both, and the number
+of tokens left in the pipe of a dead worker tells which call it was running. A worker that finds no token
+drops the call, and says how many it dropped; until it has said so for all calls taken back the client sends
+it no new ones, or one of their tokens would let it run an old call.
 """
 
 from __future__ import annotations

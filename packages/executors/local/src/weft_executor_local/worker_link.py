@@ -20,20 +20,24 @@ from .template_process import TemplateProcess, client_path
 
 __all__ = ["WorkerLink"]
 
-# Calls are sent ahead, so that the worker need not wait for the next one, as long as they add up to this many ...
+# Calls are sent ahead, so that the worker need not wait for the next one, as long as they add up to this many
+# ...
 _AHEAD_SECONDS = 0.002
 _AHEAD_CALLS = 256
 _AHEAD_BYTES = 1 << 20
 _ONE_AHEAD_SECONDS = 0.05  # ... and one of up to this length, whatever it adds up to
-_KNOWN = 1000
+_MOST_KNOWN = 1000  # functions and options that a worker remembers
+_MOST_KNOWN_BYTES = 64 << 20
 
 
 class WorkerLink:
-    """Sends calls to one worker and has back those that have not begun. Guarded by the lock of its staff, but ``reader``.
+    """Sends calls to one worker and has back those that have not begun. Guarded by the lock of its staff, but
+    ``reader``.
 
     in_flight: the calls sent, whose report has not come, in their order: only the first can have begun.
     stale: calls taken back that the worker has not dropped yet; it is sent nothing before it has.
-    slots: what its calls take. since: when the first call in flight became so. killed: it is being killed for its call.
+    slots: what its calls take. since: when the first call in flight became so. killed: it is being killed for
+    its call.
     """
 
     def __init__(self, number: int, template: TemplateProcess) -> None:
@@ -43,6 +47,7 @@ class WorkerLink:
         self.pid: int | None = None
         self.ready = False
         self.killed = False
+        self.mourned_at = math.inf
         with contextlib.ExitStack() as stack:
             self.connection, theirs = socket.socketpair()
             stack.enter_context(self.connection)
@@ -62,9 +67,10 @@ class WorkerLink:
         self._bytes = 0
         self._outgoing: deque[memoryview] = deque()
         self._known: set[int] = set()
+        self._known_bytes = 0
         self._path: list[str] | None = None
 
-    # -- sending ---------------------------------------------------------------------------------------------------
+    # -- sending ------------------------------------------------------------------------------------------
 
     @property
     def sendable(self) -> bool:
@@ -72,7 +78,9 @@ class WorkerLink:
         return self.pid is not None and not self.stale and not self.killed
 
     def wants_more(self) -> bool:
-        """Whether less than half of what may be sent ahead is in flight: so that what is sent, is sent in large batches."""
+        """Whether less than half of what may be sent ahead is in flight: so that what is sent, is sent in
+        large batches.
+        """
         count = len(self.in_flight)
         return (
             self.sendable and count * 2 <= _AHEAD_CALLS and (count <= 1 or self._ahead * 2 <= _AHEAD_SECONDS)
@@ -100,7 +108,10 @@ class WorkerLink:
             self.slots = entry.options.slots
 
     def send(self, entries: Sequence[Entry]) -> bool:
-        """Send calls, which :meth:`choose` has counted, with a token for each. Whether the socket took all of it."""
+        """Send calls, which :meth:`choose` has counted, with a token for each.
+
+        Whether the socket took all of it.
+        """
         for entry in entries:
             entry.worker = self.number
         self.in_flight.extend(entries)
@@ -120,15 +131,17 @@ class WorkerLink:
     def _queue(self, entries: Sequence[Entry]) -> None:
         if not entries:
             return
-        forget = len(self._known) > _KNOWN
+        forget = len(self._known) > _MOST_KNOWN or self._known_bytes > _MOST_KNOWN_BYTES
         if forget:
             self._known.clear()
+            self._known_bytes = 0
         functions, options = {}, {}
         calls = []
         for entry in entries:
             function, wishes = entry.function, entry.options
             if function.number not in self._known:
                 self._known.add(function.number)
+                self._known_bytes += len(function.data)
                 functions[function.number] = function.data
             if wishes.number not in self._known:
                 self._known.add(wishes.number)
@@ -167,7 +180,7 @@ class WorkerLink:
         except OSError:  # it has ended
             return
 
-    # -- what became of them -----------------------------------------------------------------------------------------
+    # -- what became of them ------------------------------------------------------------------------------
 
     def complete(self, now: float) -> Entry:
         """The first call in flight is done: take it out."""
@@ -180,7 +193,10 @@ class WorkerLink:
         return entry
 
     def take_back(self, count: int) -> list[Entry]:
-        """Have back up to this many of the last calls sent, in their order. What comes back does not run; the rest does."""
+        """Have back up to this many of the last calls sent, in their order.
+
+        What comes back does not run; the rest does.
+        """
         try:
             count = len(os.read(self._tokens, count)) if count else 0
         except BlockingIOError:
@@ -195,7 +211,7 @@ class WorkerLink:
         return entries
 
     def begun(self) -> bool:
-        """Whether the first call in flight has begun."""
+        """Whether a call has begun: the first of those in flight."""
         (unread,) = struct.unpack("i", fcntl.ioctl(self._tokens, termios.FIONREAD, b"\0\0\0\0"))
         return bool(len(self.in_flight) > unread)
 
@@ -214,7 +230,8 @@ class WorkerLink:
     def _discount(self, entry: Entry) -> None:
         self._bytes -= len(entry.arguments)
         mean = entry.function.mean
-        # An estimate that may have changed since it was added: too much or too little by a call or two does no harm.
+        # An estimate that may have changed since it was added: too much or too little by a call or two does
+        # no harm.
         if mean is not None and self._ahead < math.inf:
             self._ahead = max(0.0, self._ahead - mean)
         elif len(self.in_flight) == 0:
