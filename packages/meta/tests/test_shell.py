@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import weft
-from weft_test_tasks import echo, fails
+from weft_test_tasks import argv, echo, fails, sh
 
 EXECUTORS = ["threads", "processes"]
 
@@ -20,16 +20,6 @@ def any_run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[weft.Run
     table = {"type": request.param, "workers": 2}
     with weft.run(executors=[table], run_dir=tmp_path / "runs", shutdown_timeout=5) as opened:
         yield opened
-
-
-@weft.shell
-def sh(command: str) -> str:
-    return command
-
-
-@weft.shell
-def argv(*arguments: str) -> list[str]:
-    return list(arguments)
 
 
 def test_the_value_is_what_the_command_wrote(any_run: weft.Run) -> None:

@@ -22,3 +22,13 @@ def echo(text: str) -> str:
 @weft.shell
 def fails(status: int) -> str:
     return f"echo good; echo bad >&2; exit {status}"
+
+
+@weft.shell
+def sh(command: str) -> str:
+    return command
+
+
+@weft.shell
+def argv(*arguments: str) -> list[str]:
+    return list(arguments)
