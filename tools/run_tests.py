@@ -37,8 +37,10 @@ def lint() -> list[Check]:
 
 
 def types() -> list[Check]:
-    """mypy, strict, over all source trees at once."""
-    return [Check("mypy", in_hatch("types", "check"))]
+    """mypy, strict, over all source trees at once, and the tests of what users' type checkers see."""
+    checks = [Check("mypy", in_hatch("types", "check"))]
+    files = [str(file.relative_to(ROOT)) for file in ROOT.glob("packages/**/tests/test_typing.py")]
+    return [*checks, Check("typing", in_hatch("types", "pytest", *files), suite=True)] if files else checks
 
 
 def boundaries() -> list[Check]:
