@@ -88,17 +88,18 @@ class PickleSerializer:
         return file.getvalue()
 
     def _explain(self, value: Any, what: str, error: Exception) -> SerializationError:
-        path, culprit = what, value
+        steps, culprit = "", value
         for _ in range(20):
             for step, part in _parts(culprit):
                 if not self._can_dump(part):
-                    path, culprit = path + step, part
+                    steps, culprit = steps + step, part
                     break
             else:
                 break
         kind = f"{type(culprit).__module__}.{type(culprit).__qualname__}".removeprefix("builtins.")
-        message = f"{what} cannot be pickled: {path} is of type {kind} ({type(error).__name__}: {error})"
-        return SerializationError(message, path)
+        where = f"its part {steps.strip()}" if steps else "it"
+        message = f"{what} cannot be pickled: {where} is of type {kind} ({type(error).__name__}: {error})"
+        return SerializationError(message, what + steps)
 
     def _can_dump(self, value: Any) -> bool:
         try:
