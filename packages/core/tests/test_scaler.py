@@ -154,7 +154,7 @@ class Rig:
         waiting = [
             i for i, s in self.provider.status(list(self.provider.specs)).items() if not s.state.terminal
         ]
-        blocks = []
+        blocks: list[str] = []
         for job in waiting:
             block_id = self.provider.specs[job].id
             if len(blocks) < count and block_id not in self.executor.demand().blocks:

@@ -51,7 +51,7 @@ class World:
 
 
 class Provider(InMemoryProvider):
-    """Hangs in the calls named by ``hangs_in``, until ``release``."""
+    """Hangs in the calls named by ``hangs_in``, until ``let_go``."""
 
     def __init__(self, world: World, poll_interval: float = LONG, hangs_in: str = "") -> None:
         super().__init__(queue_time=None)
@@ -66,7 +66,7 @@ class Provider(InMemoryProvider):
         self._world = world
         self._gate = threading.Event()
 
-    def release(self) -> None:
+    def let_go(self) -> None:
         self.hangs_in = ""
         self._gate.set()
 
@@ -139,7 +139,7 @@ def start(world: World, tmp_path: Path) -> Iterator[MakeScaler]:
     yield start
     for scaler, executors in scalers:
         for executor in executors:
-            executor.blocks.provider.release()  # type: ignore[attr-defined]
+            executor.blocks.provider.let_go()  # type: ignore[attr-defined]
         scaler.close()
     for thread in threading.enumerate():
         if thread.name.startswith("weft-scaler"):
@@ -305,7 +305,7 @@ def test_close_keeps_its_deadline_while_the_provider_hangs(
     assert executor.ended == ["r0-htex-1"]
     told = len(world.events)
 
-    provider.release()
+    provider.let_go()
     world.until(lambda: provider.closed)
     assert provider.cancelled == list(provider.specs), "what a late call brought is cancelled too"
     assert len(world.events) == told, "nothing is emitted after close has returned"
@@ -333,7 +333,7 @@ def test_close_interrupts_a_long_row_of_submissions(world: World, start: MakeSca
     closer = threading.Thread(target=scaler.close, args=(10.0,))
     closer.start()
     world.until(lambda: scaler._closing)
-    provider.release()
+    provider.let_go()
     closer.join(10)
     assert provider.calls.count("submit") == 1
     assert provider.cancelled == list(provider.specs)
@@ -371,7 +371,7 @@ def test_a_close_that_was_interrupted_goes_on_in_the_next(
         with pytest.raises(KeyboardInterrupt):
             scaler.close(0.2)
     assert executor.ended == []
-    provider.release()
+    provider.let_go()
     assert closed_within(scaler, 5.0) == []
     assert executor.ended == ["r0-htex-1"]
     assert provider.cancelled == list(provider.specs)
