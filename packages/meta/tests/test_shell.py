@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -254,3 +255,18 @@ def test_it_works_outside_of_a_worker_too() -> None:
     from weft._shell import ShellCall
 
     assert ShellCall(lambda: "echo here")().stdout == "here\n"
+
+
+def test_a_command_dies_with_its_worker_process(
+    tmp_path: Path, running: Callable[[int], bool], wait_until: Callable[..., Any]
+) -> None:
+    file = tmp_path / "pids"
+    with weft.run(executors=[{"type": "processes", "workers": 1}], run_dir=tmp_path, retries=0):
+        # Init is the parent of the orphan: it cannot be found as a descendant.
+        orphan = f"(sleep 1000 & echo $! > {file}.1)"
+        future = sh(f"{orphan}; echo $PPID $$ $(cat {file}.1) > {file}.2; mv {file}.2 {file}; sleep 1000")
+        worker, *pids = family(file, wait_until)
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(weft.WorkerLostError):
+            future.result(30)
+        wait_until(lambda: not any(map(running, pids)), "the end of all processes")

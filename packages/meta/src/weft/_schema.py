@@ -229,8 +229,8 @@ def _describe_arm(arm: Any) -> str:
         inside = get_args(arm)[1:]
         return f"a table of {_plural(inside[0])}" if inside and inside[0] is not Any else "a table"
     if origin in (list, tuple, Sequence, Collection):
-        inside = [one for one in get_args(arm) if one is not ...]
-        return f"a list of {_plural(inside[0])}" if inside else "a list"
+        items = get_args(arm)
+        return f"a list of {_plural(items[0])}" if items else "a list"
     if origin in _WORDS:
         return _WORDS[origin]
     if dataclasses.is_dataclass(arm):
