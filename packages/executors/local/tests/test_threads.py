@@ -274,21 +274,30 @@ def test_timeout_interrupts(started: Any, recorder: Any) -> None:
     assert executor.load().running == 0
 
 
-def test_timeout_gives_the_thread_up_and_replaces_it(started: Any, recorder: Any) -> None:
-    executor, gate = started(workers=1), Gate()
+def wait_for_threads(eventually: Any, label: str, count: int) -> None:
+    def too_many() -> bool:
+        return sum(thread.name.startswith(f"{label}-") for thread in threading.enumerate()) > count
+
+    eventually(lambda: not too_many(), f"more than {count} threads of {label!r} stay")
+
+
+def test_timeout_gives_the_thread_up_and_replaces_it(started: Any, recorder: Any, eventually: Any) -> None:
+    executor, gate = started(workers=1, label="late"), Gate()
     error = recorder.error(executor, gate, timeout=0.02)
     assert isinstance(error, TaskTimeoutError)
     assert "ProcessExecutor" in str(error)
     assert recorder.value(executor, abs, -1) == 1
     assert recorder.value(executor, abs, -2, timeout=60) == 2
     gate.opened.set()
+    wait_for_threads(eventually, "late", 2)  # its own and that of the timers
 
 
-def test_timeout_of_a_big_call_frees_all_its_slots(started: Any, recorder: Any) -> None:
-    executor, gate = started(workers=2), Gate()
+def test_timeout_of_a_big_call_frees_all_its_slots(started: Any, recorder: Any, eventually: Any) -> None:
+    executor, gate = started(workers=2, label="big"), Gate()
     assert isinstance(recorder.error(executor, gate, timeout=0.02, cpus=2), TaskTimeoutError)
     assert recorder.value(executor, abs, -1, cpus=2) == 1
     gate.opened.set()
+    wait_for_threads(eventually, "big", 3)
 
 
 def test_a_thread_that_was_given_up_is_a_leftover_by_name(recorder: Any) -> None:
@@ -327,7 +336,7 @@ def test_waits_nest_200_deep(started: Any, recorder: Any, workers: int) -> None:
 
     assert recorder.value(executor, deep, 200) == 200
     recorder.value(executor, int)
-    assert executor.shutdown() == []
+    assert executor.shutdown(timeout=PATIENCE) == []
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("deep-")]
 
 
@@ -347,10 +356,7 @@ def test_substitutes_go_away(started: Any, recorder: Any, eventually: Any) -> No
         return submit_and_wait(executor, recorder, abs, -1)
 
     recorder.run(executor, *[recorder.call(parent) for _ in range(50)])
-    eventually(
-        lambda: sum(thread.name.startswith("sub-") for thread in threading.enumerate()) <= 2,
-        "substitutes stay",
-    )
+    wait_for_threads(eventually, "sub", 2)
 
 
 def test_beyond_the_bound_it_is_a_deadlock_in_words(started: Any, recorder: Any) -> None:
