@@ -12,13 +12,17 @@ ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("packages/**/README.md"))]
 
 FENCE = re.compile(r"(?P<mark><!-- not run -->\s*)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+IMPORT = re.compile(r"^(?:import|from) weft", re.MULTILINE)
 
 
 def examples(readme: Path) -> Iterator[tuple[int, str]]:
-    """The line and the code of each block that is not marked ``<!-- not run -->``."""
+    """The line and the code of each block that runs by itself.
+
+    A block that imports nothing of ours is a fragment, which continues the text before it.
+    """
     text = readme.read_text(encoding="utf-8")
     for match in FENCE.finditer(text):
-        if match["mark"] is None:
+        if match["mark"] is None and IMPORT.search(match["code"]):
             yield text.count("\n", 0, match.start("code")) + 1, match["code"]
 
 
@@ -42,9 +46,9 @@ def test_every_readme_has_an_example_that_runs(readme: Path) -> None:
     assert list(examples(readme)), f"{readme.relative_to(ROOT)} has no runnable ```python block"
 
 
-def test_a_marked_block_is_left_out(tmp_path: Path) -> None:
+def test_fragments_and_marked_blocks_are_left_out(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text(
-        "# A\n```python\na = 1\n```\n<!-- not run -->\n```python\nb = ...\n```\n```sh\nls\n```\n"
-    )
-    assert list(examples(readme)) == [(3, "a = 1\n")]
+    block = "```python\n{}\n```\n"
+    marked = "<!-- not run -->\n" + block.format("import weft")
+    readme.write_text("# A\n" + block.format("import weft") + block.format("weft.run()") + marked)
+    assert list(examples(readme)) == [(3, "import weft\n")]
