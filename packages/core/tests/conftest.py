@@ -21,6 +21,7 @@ class Run:
     def __init__(self, kernel: Kernel, manual: ManualExecutor) -> None:
         self.kernel = kernel
         self.manual = manual
+        self._held = spec(nothing)
 
     def submit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
         """A call whose keyword arguments all go to the function."""
@@ -28,7 +29,7 @@ class Run:
 
     def held(self, *args: Any) -> Future[Any]:
         """A task that waits for ``args``; the test says what comes of it."""
-        return self.submit(nothing, *args)
+        return self.kernel.submit(self._held, args)
 
     def join(self, function: Callable[..., Any], *args: Any, **options: Any) -> Future[Any]:
         return self.kernel.submit(spec(function, join=True, **options), args)
@@ -108,7 +109,7 @@ MakeRun = Callable[..., Run]
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Iterator[MakeRun]:
-    """Make started runs; options go to the kernel. Afterwards all are closed, and have kept their promises."""
+    """Make started runs; options go to the kernel. All are closed afterwards, and kept their promises."""
     runs: list[Run] = []
 
     def make(*, manual: ManualExecutor | None = None, inline: bool = True, **options: Any) -> Run:

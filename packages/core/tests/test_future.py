@@ -381,9 +381,7 @@ def test_what_it_lacks_is_named_and_nothing_is_submitted(run: Run) -> None:
     future = run.held()
     assert not hasattr(future, "shape")
     assert getattr(future, "shape", None) is None
-    with pytest.raises(
-        AttributeError, match=r"no attribute 'shape'; .* task 0 .* has it: .result\(\)"
-    ):
+    with pytest.raises(AttributeError, match=r"no attribute 'shape'; .* task 0 .* has it: .result\(\)"):
         _ = future.shape
     with pytest.raises(AttributeError, match=r"no attribute '_ipython_display_'$"):
         _ = future._ipython_display_

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import itertools
+import logging
 import sys
 from collections.abc import Callable, Collection
 from concurrent.futures._base import FINISHED
@@ -20,11 +21,14 @@ __all__ = [
     "SHALLOW",
     "DeepResolver",
     "ShallowResolver",
+    "cancel_foreign",
     "error_of",
     "is_future",
     "value_of",
     "watch_foreign",
 ]
+
+_log = logging.getLogger("weft")
 
 # No instance of these can be or hold a future: what most arguments are is passed over with one look-up.
 ATOMS = frozenset(
@@ -86,6 +90,18 @@ def watch_foreign(future: Any, callback: Callable[[Any], object]) -> bool:
         failed.set_exception(error)
         callback(failed)
     return True
+
+
+def cancel_foreign(future: Any) -> None:
+    """Cancel a future that is not the kernel's, if it can be."""
+    loop = getattr(future, "get_loop", None)
+    try:
+        if loop is None:
+            future.cancel()
+        else:
+            loop().call_soon_threadsafe(future.cancel)
+    except Exception:  # noqa: BLE001  its loop is closed, for one: it does not run any more
+        _log.debug("%r could not be cancelled", future, exc_info=True)
 
 
 def asyncio_cancelled() -> type[BaseException]:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from ._interfaces import FutureMisuseError, current_worker
 
 if TYPE_CHECKING:
+    from ._interfaces import Call
     from .task import Task
 
 __all__ = ["Future", "Owner", "Waiter"]
@@ -37,15 +38,18 @@ class Owner(Protocol):
 
     def check_wait(self, task: Task, waiting: Task) -> None: ...
 
-    def task_of_call(self, call_id: int) -> Task | None: ...
+    def awaited_by(self, task: Task) -> Sequence[Any]: ...
+
+    def task_of_call(self, call: Call) -> Task | None: ...
 
 
 class Waiter:
     """A thread that waits for a future; ``task`` is the task that runs in it, if one does."""
 
-    __slots__ = ("_lock", "task")
+    __slots__ = ("_lock", "future", "task")
 
-    def __init__(self, task: Task | None) -> None:
+    def __init__(self, future: Future[Any], task: Task | None) -> None:
+        self.future = future
         self.task = task
         self._lock = threading.Lock()
         self._lock.acquire()
@@ -233,22 +237,25 @@ class Future(concurrent.futures.Future[T]):
         if worker is None or task is None:
             self._block(None, timeout)
             return
-        waiting = None if worker.call is None else task.owner.task_of_call(worker.call.id)
+        waiting = None if worker.call is None else task.owner.task_of_call(worker.call)
         with worker.waiting():
             self._block(waiting, timeout)
 
     def _block(self, waiting: Task | None, timeout: float | None) -> None:
-        waiter = Waiter(waiting)
+        waiter = Waiter(self, waiting)
         if not self.subscribe(waiter):
             return
         try:
             task = self._task
             if waiting is not None and task is not None:
+                waiting.waits_for = waiter
                 task.owner.check_wait(task, waiting)
             if not waiter.wait(timeout):
                 raise concurrent.futures.TimeoutError(f"{self!r} is not done after {timeout:g} seconds")
         finally:
             self._unsubscribe(waiter)
+            if waiting is not None and waiting.waits_for is waiter:
+                waiting.waits_for = None
 
     def _unsubscribe(self, callback: Any) -> None:
         with _guard:

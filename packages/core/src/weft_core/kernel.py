@@ -37,10 +37,10 @@ from ._interfaces import (
     WorkerLostError,
     current_worker,
 )
-from .cycle import cycle_error, path_downstream
-from .dependencies import ATOMS, DEEP, error_of, is_future, value_of, watch_foreign
-from .failure import dependency_error, lost_error
-from .future import Future, tell
+from .cycle import cycle_error, find_cycle
+from .dependencies import ATOMS, DEEP, cancel_foreign, error_of, is_future, value_of, watch_foreign
+from .failure import dependency_error, lost_error, safe_repr
+from .future import Future, Waiter, tell
 from .journal import Journal
 from .retry import BackoffRetryPolicy
 from .router import Router
@@ -139,6 +139,7 @@ class Kernel:
         self._retried = 0
         self._phase = "new"
         self._reporting = threading.local()
+        self._no_kwargs: Mapping[str, Any] = {}  # this run's own: it tells its calls from those of others
 
     def _make_scaler(self, policy: ScalingPolicy | None) -> Scaler | None:
         in_blocks = [
@@ -231,15 +232,18 @@ class Kernel:
         none can ever run it.
         """
         route = self._router.route(spec)
-        task = Task(self, next(self._ids), spec, args, kwargs or NO_KWARGS)
+        task = Task(self, next(self._ids), spec, args, kwargs or self._no_kwargs)
         future = task.future
         if futures := self._futures_in(args, kwargs):
             self._admit(task, PENDING)
             with _Report(self) as report:
                 self._wait_for(task, futures, report)
         else:
+            executor = route.choose()
             self._admit(task, LAUNCHED)
-            self._hand_over(route.choose(), (task,))
+            error = self._hand_over(executor, (task,))
+            if error is not None:
+                self.completed((Outcome(task.id, None, error),))
         return future
 
     def gather(self, value: Any) -> Future[Any]:
@@ -358,8 +362,10 @@ class Kernel:
         self._wait_for(task, futures, report)
         # After subscribing, so that of two tasks that come to wait for each other at once, one at least sees
         # it.
-        awaited = {future._task for future in futures if isinstance(future, Future)} - {None}
-        if awaited and (cycle := path_downstream(task, awaited)):
+        awaited = {
+            future._task for future in futures if isinstance(future, Future) and future._task is not None
+        }
+        if awaited and (cycle := find_cycle(task, awaited)):
             self._finish(task, FAILED, None, cycle_error(cycle), report)
 
     def _end_join(self, task: Task, error: BaseException | None, report: _Report) -> None:
@@ -379,47 +385,53 @@ class Kernel:
         """Hand tasks whose dependencies are done to executors, in one batch for each."""
         batches: dict[Executor, list[Task]] = {}
         for task in tasks:
-            if not self._put_values(task, report):
+            executor = self._prepare(task, report)
+            if executor is None:
                 continue
-            executor = self._router.route(task.spec).choose()
             with self._lock:
                 if task.state is not PENDING:
                     continue
                 self._move(task, LAUNCHED)
             batches.setdefault(executor, []).append(task)
         for executor, batch in batches.items():
-            self._hand_over(executor, batch)
+            error = self._hand_over(executor, batch)
+            if error is not None:
+                for task in batch:
+                    self._try_failed(task, error, report)
 
-    def _put_values(self, task: Task, report: _Report) -> bool:
-        """Put values in the place of futures; a task whose arguments cannot be rebuilt fails."""
+    def _prepare(self, task: Task, report: _Report) -> Executor | None:
+        """Put values in the place of futures and choose an executor. If that fails, the task has failed."""
         try:
             task.args = tuple([self._value(value) for value in task.args])
             if task.kwargs:
                 task.kwargs = {name: self._value(value) for name, value in task.kwargs.items()}
-        except Exception as error:  # noqa: BLE001  an argument that cannot be rebuilt fails the task
+            return self._router.route(task.spec).choose()
+        except Exception as error:  # noqa: BLE001  an argument that cannot be rebuilt, for one
             self._finish(task, FAILED, None, error, report)
-            return False
-        return True
+            return None
 
-    def _hand_over(self, executor: Executor, tasks: Sequence[Task]) -> None:
+    def _hand_over(self, executor: Executor, tasks: Sequence[Task]) -> Exception | None:
+        """Submit launched tasks. Returns what the executor raised: then it has none of them."""
         try:
-            executor.submit(
-                [
-                    Call(task.call_id, task.spec.function, task.args, task.kwargs, self._options(task))
-                    for task in tasks
-                ]
-            )
+            calls = [
+                Call(task.call_id, task.spec.function, task.args, task.kwargs, self._options(task))
+                for task in tasks
+            ]
+            executor.submit(calls)
         except Exception as error:  # noqa: BLE001  whatever an executor raises is the outcome
-            self.completed([Outcome(task.call_id, None, error) for task in tasks])
-            return
+            return error
         if self._scaler is not None:
             self._scaler.wake()
-        for task in tasks:
-            # First the one, then the other: cancel() does them in the opposite order, so one of both sees the
-            # other.
-            task.executor = executor
-            if task.cancelling:
-                executor.cancel((task.call_id,))
+        with self._lock:
+            cancelling = []
+            for task, call in zip(tasks, calls, strict=True):
+                if task.call_id == call.id:  # else it has failed meanwhile, and is at its next try
+                    task.executor = executor
+                    if task.cancelling:
+                        cancelling.append(call.id)
+        if cancelling:
+            executor.cancel(cancelling)
+        return None
 
     def _options(self, task: Task) -> CallOptions:
         options = task.spec.options
@@ -449,11 +461,17 @@ class Kernel:
                     self._finish(task, DONE, value, None, report)
 
     def _finish(
-        self, task: Task, state: TaskState, value: Any, error: BaseException | None, report: _Report
+        self,
+        task: Task,
+        state: TaskState,
+        value: Any,
+        error: BaseException | None,
+        report: _Report,
+        unless: TaskState | None = None,
     ) -> bool:
-        """Complete the task's future, once; False if something else did."""
+        """Complete the task's future, once; False if something else did, or in the state ``unless``."""
         with self._lock:
-            if task.state in FINAL:
+            if task.state in FINAL or task.state is unless:
                 return False
             self._move(task, state)
         report.finished.append(task.call_id)
@@ -464,7 +482,7 @@ class Kernel:
             report.told.append((future, subscribers))
         if self._journal.active:
             self._journal.note(
-                f"task.{state.name.lower()}", {"task": task.id, "error": error and repr(error)}
+                f"task.{state.name.lower()}", {"task": task.id, "error": error and safe_repr(error)}
             )
         return True
 
@@ -477,9 +495,11 @@ class Kernel:
 
     def _try_failed(self, task: Task, error: BaseException, report: _Report) -> None:
         if task.cancelling or isinstance(error, CancelledError):
-            message = f"{task} was cancelled"
-            self._finish(task, CANCELLED, None, error if error.args else CancelledError(message), report)
+            said_why = isinstance(error, CancelledError) and error.args
+            cancelled = error if said_why else CancelledError(f"{task} was cancelled")
+            self._finish(task, CANCELLED, None, cancelled, report)
             return
+        call_id = task.call_id
         tries = task.tries = task.tries or Tries()
         tries.failures += not isinstance(error, LostError) or isinstance(error, WorkerLostError)
         if isinstance(error, LostError):
@@ -489,12 +509,11 @@ class Kernel:
         decision = self._decide(task, tries, error)
         if not decision.retry:
             self._finish(task, FAILED, None, error, report)
-        elif decision.delay > 0:
-            self._set_retrying(task, decision)
-            self._timer.call_later(decision.delay, lambda: self._try_again(task))
-        else:
-            self._set_retrying(task, decision)
-            self._set_pending(task, report)
+        elif self._set_retrying(task, call_id, decision):
+            if decision.delay > 0:
+                self._timer.call_later(decision.delay, lambda: self._try_again(task))
+            else:
+                self._set_pending(task, report)
 
     def _decide(self, task: Task, tries: Tries, error: BaseException) -> RetryDecision:
         if self._phase in ("cancelling", "closed"):
@@ -502,18 +521,26 @@ class Kernel:
         retries = self._retries if task.spec.retries is None else task.spec.retries
         name = task.spec.options.name
         try:
-            return self._retry_policy.decide(
-                Failure(task.id, name, error, retries, tries.failures, tries.losses)
-            )
+            failure = Failure(task.id, name, error, retries, tries.failures, tries.losses)
+            decision = self._retry_policy.decide(failure)
+            if not isinstance(decision, RetryDecision):
+                raise TypeError(f"a retry policy must return a RetryDecision, not {safe_repr(decision)}")
+            return decision
         except Exception as broken:  # noqa: BLE001  a policy of the user's may raise anything
-            error.__context__ = broken
-            return RetryDecision(False, reason=f"the retry policy raised {broken!r}")
+            if error.__cause__ is None:
+                error.__cause__ = broken
+            return RetryDecision(False, reason=f"the retry policy raised {safe_repr(broken)}")
 
-    def _set_retrying(self, task: Task, decision: RetryDecision) -> None:
-        """The next try gets a call id of its own, so that a late outcome of this one is not taken for it."""
+    def _set_retrying(self, task: Task, call_id: int, decision: RetryDecision) -> bool:
+        """The next try gets a call id of its own, so that a late outcome of this one is not taken for it.
+
+        False if the try is over already: an executor reported it twice, or the run was closed.
+        """
         with self._lock:
+            if task.state is not LAUNCHED or task.call_id != call_id:
+                return False
             self._move(task, RETRYING)
-            del self._tasks[task.call_id]
+            del self._tasks[call_id]
             task.call_id = next(self._ids)
             task.executor = None
             self._tasks[task.call_id] = task
@@ -522,6 +549,7 @@ class Kernel:
             self._journal.note(
                 "task.retrying", {"task": task.id, "delay": decision.delay, "reason": decision.reason}
             )
+        return True
 
     def _try_again(self, task: Task) -> None:
         with _Report(self) as report:
@@ -537,37 +565,56 @@ class Kernel:
     # -- cancelling -----------------------------------------------------------------------------------------
 
     def cancel(self, task: Task) -> bool:
-        """Cancel one task: see :meth:`Future.cancel`."""
-        with self._lock:
-            launched = task.state is LAUNCHED
-            if launched:
-                task.cancelling = (
-                    task.executor is None
-                )  # it is just being handed over: _hand_over will see it
-                if task.cancelling:
-                    return True
-            executor, call_id = task.executor, task.call_id
-        if launched and executor is not None:
-            return call_id in executor.cancel((call_id,))
-        return self._cancel_waiting(task)
+        """Cancel one task: see :meth:`Future.cancel`. What a join waits for is cancelled with it."""
+        joined: list[Any] = []
+        accepted = self._cancel_one(task, joined)
+        while joined:  # not by recursion: joins may be nested deeper than the stack
+            future = joined.pop()
+            inner = future._task if isinstance(future, Future) else None
+            if inner is not None and inner.owner is self:
+                self._cancel_one(inner, joined)
+            else:
+                cancel_foreign(future)
+        return accepted
 
-    def _cancel_waiting(self, task: Task) -> bool:
-        """Cancel a task that no executor has."""
-        joined = DEEP.futures(task.waits_for) if task.state is JOINING else ()
+    def _cancel_one(self, task: Task, joined: list[Any]) -> bool:
+        while task.state not in FINAL:
+            with self._lock:
+                launched, executor, call_id = task.state is LAUNCHED, task.executor, task.call_id
+                if launched and executor is None:
+                    task.cancelling = True  # it is just being handed over: _hand_over will see it
+                    return True
+            if launched and executor is not None:
+                return call_id in executor.cancel((call_id,))
+            if self._cancel_waiting(task, joined):
+                return True
+            # Otherwise it was launched, or is done, since it was looked at.
+        return False
+
+    def _cancel_waiting(self, task: Task, joined: list[Any]) -> bool:
+        """Cancel a task that no executor has, and tell in ``joined`` what it joins."""
+        value = task.waits_for
         with _Report(self) as report:
-            cancelled = self._finish(task, CANCELLED, None, CancelledError(f"{task} was cancelled"), report)
-        if cancelled:
-            for future in joined:
-                future.cancel()
+            error = CancelledError(f"{task} was cancelled")
+            cancelled = self._finish(task, CANCELLED, None, error, report, unless=LAUNCHED)
+        if cancelled and value is not None:
+            joined += DEEP.futures(value)
         return cancelled
 
     def cancel_all(self, *, begun: bool) -> None:
-        """Cancel every task, or only those that no worker has begun."""
+        """Cancel every task, or only those that no worker has begun, and that do not wait for such ones."""
         with self._lock:
             tasks = list(self._tasks.values())
+            for task in tasks:
+                if task.state is LAUNCHED and task.executor is None:
+                    task.cancelling = True
+        joined: list[Any] = []
         for task in tasks:
-            if task.state is not LAUNCHED:
-                self._cancel_waiting(task)
+            if task.state is not LAUNCHED and (begun or task.state is not JOINING):
+                self._cancel_waiting(task, joined)
+        for future in joined:
+            if not isinstance(future, Future):
+                cancel_foreign(future)
         for executor in self._all_executors:
             spared = () if begun else frozenset(executor.running())
             launched = [task for task in tasks if task.executor is executor and task.state is LAUNCHED]
@@ -580,16 +627,30 @@ class Kernel:
         executor = task.executor
         return executor is not None and task.state is LAUNCHED and task.call_id in executor.running()
 
-    def task_of_call(self, call_id: int) -> Task | None:
-        """The unfinished task whose present try has this id."""
-        return self._tasks.get(call_id)
+    def task_of_call(self, call: Call) -> Task | None:
+        """The unfinished task whose present try this is; None if it is no call of this run."""
+        task = self._tasks.get(call.id)
+        # Calls of another run, or pool, may have the same id, but not the same mapping: see _no_kwargs.
+        return task if task is not None and task.kwargs is call.kwargs else None
 
     def check_wait(self, task: Task, waiting: Task) -> None:
         """Raises :class:`CycleError` if ``waiting``, which is about to wait for ``task``, would wait for
         itself.
         """
-        if cycle := path_downstream(waiting, {task}):
+        if cycle := find_cycle(waiting, {task}):
             raise cycle_error(cycle)
+
+    def awaited_by(self, task: Task) -> Sequence[Any]:
+        """The futures that a task waits for."""
+        awaited = task.waits_for
+        if type(awaited) is Waiter:
+            return (awaited.future,)
+        try:
+            return (
+                DEEP.futures(awaited) if task.state is JOINING else self._futures_in(task.args, task.kwargs)
+            )
+        except Exception:  # noqa: BLE001  containers that change meanwhile, for one; nothing was promised
+            return ()
 
     # -- views ----------------------------------------------------------------------------------------------
 
