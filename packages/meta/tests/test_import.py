@@ -28,8 +28,8 @@ import weft
 def f(x: int) -> int:
     return x
 
-unwanted = {"rich", "typer", "msgspec", "cloudpickle", "importlib.metadata", "asyncio", "subprocess", "tomllib",
-            "weft_core", "weft_executor_local", "multiprocessing", "logging"}
+unwanted = {"rich", "typer", "msgspec", "cloudpickle", "importlib.metadata", "asyncio", "subprocess"}
+unwanted |= {"tomllib", "weft_core", "weft_executor_local", "multiprocessing", "logging"}
 loaded = unwanted & set(sys.modules)
 assert not loaded, loaded
 assert threading.active_count() == 1

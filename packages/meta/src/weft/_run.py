@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,7 +186,7 @@ class Run:
             raise
 
     def _cancel(self) -> None:
-        with self._said_meanwhile(_SAY_AFTER):
+        with self._said_after(_SAY_AFTER):
             try:
                 self.leftovers += self._kernel.close(cancel=True, timeout=self._timeout)
             except KeyboardInterrupt:
@@ -194,15 +194,18 @@ class Run:
 
     def _wind_down(self) -> None:
         """Ctrl-C was pressed: cancel what has not begun, wait for what has, until Ctrl-C is pressed again."""
-        deadline = time.monotonic() + self._timeout
+        now = say_at = time.monotonic()
+        deadline = now + self._timeout
         try:
             self._kernel.cancel_all(begun=False)
-            with self._said_meanwhile(0.0) if self._kernel.counts().active else nullcontext():
-                while not self._kernel.wait_idle(min(0.5, max(0.0, deadline - time.monotonic()))):
-                    if time.monotonic() >= deadline:
-                        break
-                    self._kernel.cancel_all(begun=False)  # what the running ones have submitted meanwhile
-            self.leftovers += self._kernel.close(cancel=True, timeout=max(1.0, deadline - time.monotonic()))
+            while not self._kernel.wait_idle(0.0) and now < deadline:
+                if now >= say_at:
+                    self._say_what_is_waited_for(deadline - now)
+                    say_at = now + _SAY_EVERY
+                self._kernel.wait_idle(min(0.5, deadline - now))
+                self._kernel.cancel_all(begun=False)  # what the running ones have submitted meanwhile
+                now = time.monotonic()
+            self.leftovers += self._kernel.close(cancel=True, timeout=max(1.0, deadline - now))
         except KeyboardInterrupt:
             self._stop_at_once()
 
@@ -215,28 +218,31 @@ class Run:
             except KeyboardInterrupt:
                 continue
 
+    def _say_what_is_waited_for(self, seconds: float) -> None:
+        lines = self.unfinished(5)
+        if lines:
+            _say(f"run {self.id} waits up to {seconds:.0f}s for these; Ctrl-C stops at once:")
+        for line in lines:
+            _say(f"  {line}")
+
     @contextmanager
-    def _said_meanwhile(self, after: float) -> Iterator[None]:
-        """While inside, say what is waited for: the first time after so many seconds."""
+    def _said_after(self, seconds: float) -> Iterator[None]:
+        """Say what is waited for if the block takes longer than this."""
         over = threading.Event()
 
         def say() -> None:
-            wait = after
-            until = time.monotonic() + self._timeout
-            while not over.wait(wait) and (lines := self.unfinished(5)):
-                left = max(0.0, until - time.monotonic())
-                _say(f"run {self.id} waits up to {left:.0f}s for these; Ctrl-C stops at once:")
-                for line in lines:
-                    _say(f"  {line}")
-                wait = _SAY_EVERY
+            if not over.wait(seconds):
+                self._say_what_is_waited_for(self._timeout - seconds)
 
         thread = threading.Thread(target=say, name="weft-closing", daemon=True)
-        thread.start()
+        with suppress(RuntimeError):  # the interpreter is ending and starts no threads
+            thread.start()
         try:
             yield
         finally:
             over.set()
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
 
 
 def run(config: Config | str | os.PathLike[str] | None = None, **overrides: Any) -> Run:

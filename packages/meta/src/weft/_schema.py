@@ -137,7 +137,7 @@ def build_plugin(group: str, value: Any, path: str, problems: Problems) -> Any:
 def convert(hint: Any, value: Any, path: str, problems: Problems) -> Any:
     """The value as ``hint`` wants it; problems are added when it is not, and cannot be made, one of these."""
     arms = _arms(hint)
-    if Any in arms or any(isinstance(arm, type) and arm not in _WORDS and _is_a(value, arm) for arm in arms):
+    if Any in arms or any(_is_a(value, arm) for arm in arms):
         return value
     for arm in arms:
         converted = _convert_table(arm, value, path, problems)
@@ -210,7 +210,10 @@ def _arms(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in _UNIONS else (hint,)
 
 
-def _is_a(value: Any, arm: type) -> bool:
+def _is_a(value: Any, arm: Any) -> bool:
+    """Whether the value is an object of this class or contract, of a kind that no file can hold."""
+    if arm in _WORDS or get_origin(arm) is not None or not isinstance(arm, type):
+        return False
     try:
         return isinstance(value, arm)
     except TypeError:  # a protocol that cannot be asked
