@@ -23,6 +23,7 @@ from ._interfaces import (
     Call,
     CallOptions,
     ConfigError,
+    DeadlockError,
     DependencyResolver,
     EventSink,
     Executor,
@@ -121,7 +122,10 @@ class Kernel:
         self.run_id = run_id or uuid.uuid4().hex[:12]
         self.directory = Path(directory)
         self.executors = _by_label(executors)
-        self._all_executors = [*self.executors.values(), *([helper] if helper is not None else [])]
+        self._all_executors = list(self.executors.values())
+        if helper is not None and helper not in self._all_executors:
+            _by_label([*self._all_executors, helper])
+            self._all_executors.append(helper)
         self._router = Router(self.executors, helper)
         self._retries = retries
         self._retry_policy = retry_policy or BackoffRetryPolicy()
@@ -134,6 +138,7 @@ class Kernel:
         # It can be taken again by its holder: the collector may run a finaliser, which cancels, at any point.
         self._lock = threading.RLock()
         self._became_idle = threading.Condition(self._lock)
+        self._ending = threading.RLock()
         self._tasks: dict[int, Task] = {}  # the unfinished ones, by the call id of their present try
         self._numbers = [0] * len(TaskState)
         self._retried = 0
@@ -170,13 +175,14 @@ class Kernel:
             for executor in self._all_executors:
                 executor.start(_Context(self, executor))
                 started.append(executor)
+            if self._scaler is not None:
+                self._scaler.start()
         except BaseException:
+            with self._lock:
+                self._phase = "closed"
             for executor in reversed(started):
-                executor.shutdown(cancel=True)
-            self._phase = "closed"
+                _shut_down(executor, 10.0)
             raise
-        if self._scaler is not None:
-            self._scaler.start()
         self._journal.start()
         self._journal.note("run.started", {"executors": list(self.executors)})
 
@@ -186,22 +192,46 @@ class Kernel:
 
         Meanwhile only running tasks and done callbacks may submit more. Returning: every future is done, and
         no thread, process or file of the run is left but those named, in words, in the returned list. Closing
-        again does nothing; when a first close was interrupted, a second goes on.
+        again does nothing; when a first close was interrupted, a second goes on. Raises
+        :class:`DeadlockError` in a task or a done callback of the run, which closing would wait for.
         """
+        self._refuse_to_wait_for_itself()
         deadline = time.monotonic() + timeout
         with self._lock:
             if self._phase in ("new", "closed"):
                 self._phase = "closed"
                 return []
-            self._phase = "cancelling" if cancel else "draining"
+            if cancel:
+                self._phase = "cancelling"
+            elif self._phase == "open":
+                self._phase = "draining"
         if cancel:
             self.cancel_all(begun=True)
         else:
-            self.wait_idle()
+            self._drain()
             deadline = time.monotonic() + timeout
-        leftovers = self._end(deadline)
-        self._abandon()
+        with self._ending:  # of two who close at once, one ends the run and the other waits for that
+            if self.closed:
+                return []
+            leftovers = self._end(deadline)
+            self._abandon()
         return leftovers
+
+    def _refuse_to_wait_for_itself(self) -> None:
+        worker = current_worker()
+        in_task = worker is not None and worker.call is not None and self.task_of_call(worker.call)
+        if in_task or getattr(self._reporting, "active", False):
+            raise DeadlockError(
+                f"run {self.run_id} was asked to close by {in_task or 'a done callback'}, which closing "
+                "would wait for: close it from outside; cancel_all() may be called anywhere"
+            )
+
+    def _drain(self) -> None:
+        """Wait until no task is unfinished, and from then on take none, also from what outlived its task."""
+        with self._became_idle:
+            self._became_idle.wait_for(lambda: not self._tasks)
+            if self._phase == "draining":
+                self._phase = "ending"
 
     def __enter__(self) -> Kernel:
         self.start()
@@ -664,7 +694,7 @@ class Kernel:
     def unfinished(self, limit: int = 10) -> list[str]:
         """What is waited for, in words: at most ``limit`` lines, those that have begun first."""
         with self._lock:
-            tasks = list(self._tasks.values())
+            tasks = [task for task in self._tasks.values() if task.state not in FINAL]
         running = {call_id for executor in self._all_executors for call_id in executor.running()}
         tasks.sort(key=lambda task: (task.call_id not in running, task.state != LAUNCHED, task.id))
         lines = [f"{task}: {self._whereabouts(task, running)}" for task in tasks[:limit]]
@@ -694,11 +724,7 @@ class Kernel:
         if self._scaler is not None:
             self._scaler.freeze()
         for executor in self._all_executors:
-            remaining = max(1.0, deadline - time.monotonic())
-            try:
-                leftovers += executor.shutdown(cancel=True, timeout=remaining)
-            except Exception as error:  # noqa: BLE001  the other executors must end too
-                leftovers.append(f"executor {executor.label!r}: its shutdown raised {error!r}")
+            leftovers += _shut_down(executor, max(1.0, deadline - time.monotonic()))
         if self._scaler is not None:
             # After the executors: their managers were told to end, so that what is cancelled here is only
             # what did not.
@@ -716,10 +742,8 @@ class Kernel:
                 error: BaseException = CancelledError(f"{task} was cancelled: its run was closed")
                 state = CANCELLED
                 if task.state is LAUNCHED and not task.cancelling:
-                    error, state = (
-                        InternalError(f"{task}: executor {task.executor} never reported its outcome"),
-                        FAILED,
-                    )
+                    whose = f"executor {task.executor.label!r}" if task.executor else "its executor"
+                    error, state = InternalError(f"{task}: {whose} never reported its outcome"), FAILED
                 self._finish(task, state, None, error, report)
         self._journal.note("run.closed", self.counts()._asdict())
         self._journal.close()
@@ -779,6 +803,14 @@ class _Context:
         self.directory = kernel.directory / executor.label
         self.completed = kernel.completed
         self.emit = kernel._journal.emit
+
+
+def _shut_down(executor: Executor, timeout: float) -> list[str]:
+    """Cancel what it has left, and end it. Returns what is left of it then."""
+    try:
+        return executor.shutdown(cancel=True, timeout=timeout)
+    except Exception as error:  # noqa: BLE001  the other executors must end too
+        return [f"executor {executor.label!r}: its shutdown raised {safe_repr(error)}"]
 
 
 def _by_label(executors: Sequence[Executor]) -> dict[str, Executor]:

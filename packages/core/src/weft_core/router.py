@@ -11,6 +11,9 @@ from .task import TaskSpec
 __all__ = ["Route", "Router"]
 
 
+_REMEMBERED = 4_096  # specs: a script may make a new one for each call
+
+
 class Route:
     """The executors that may run the tasks of one spec, and what else need not be found out for each task."""
 
@@ -41,6 +44,8 @@ class Router:
         """
         route = self._routes.get(spec)
         if route is None:
+            if len(self._routes) >= _REMEMBERED:
+                self._routes.clear()
             route = self._routes[spec] = Route(
                 self._join_executors(spec) if spec.join else self._allowed(spec), spec
             )
