@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import math
 import os
 import pickle
 import random
@@ -19,7 +20,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from weft_executor_local import ProcessExecutor
+from weft_executor_local import ProcessExecutor, dispatcher
 from weft_interfaces import (
     Call,
     ConfigError,
@@ -376,8 +377,9 @@ def test_higher_priority_first_and_equal_in_order(
     assert (tmp_path / "order").read_text().splitlines() == [f"{p} {n}" for p, n in expected]
 
 
-def test_short_calls_never_wait_behind_a_long_one(started: Any, recorder: Any) -> None:
-    """Calls that were sent ahead to a worker that is held up run on the other one."""
+def test_short_calls_never_wait_behind_a_long_one(started: Any, recorder: Any, monkeypatch: Any) -> None:
+    """Calls that were sent ahead to a worker that is held up run on the other one, as soon as it is idle."""
+    monkeypatch.setattr(dispatcher, "_STALL", math.inf)
     executor = started(workers=2)
     for _ in range(5):
         recorder.run(executor, *[recorder.call(abs, -n) for n in range(300)])  # so that they count as short
@@ -821,7 +823,7 @@ def run_script(text: str, **options: Any) -> Any:
 
 FAMILY = """
 import os, subprocess, sys, threading, time
-from weft_executor_local import ProcessExecutor
+from weft_executor_local import ProcessExecutor, dispatcher
 from weft_interfaces import as_pool
 
 def long(path):

@@ -191,6 +191,8 @@ class Staff:
         self._wake()  # not every selector notices what changes while it waits
 
     def _read_reports(self, link: WorkerLink, mask: int) -> None:
+        if link.number not in self._links:  # it was buried since the selector saw it
+            return
         if mask & selectors.EVENT_WRITE:
             with self._lock:
                 if link.flush():

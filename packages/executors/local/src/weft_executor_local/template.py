@@ -120,7 +120,8 @@ class Template:
             faulthandler.enable(os.fdopen(crash, "w"), all_threads=True)
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):
-                    stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+                    # Whole lines, also with PYTHONUNBUFFERED: pieces of lines would mix with other workers'.
+                    stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
             Worker(socket.socket(fileno=connection), tokens, self._serializer).run()
             code = 0
         except KeyboardInterrupt:
