@@ -533,6 +533,17 @@ def test_a_diagnosed_block_whose_job_does_not_end_is_reported_without_its_stderr
     assert len(rig.executor.ended) == 1
 
 
+def test_the_post_mortem_waits_for_two_queries_however_rare_they_are(make: MakeRig) -> None:
+    rig = make(register_timeout=60, max=1, limits=ScalerLimits(post_mortem=1.0))
+    rig.provider.poll_interval = 300.0
+    rig.submit(1)
+    rig.tick()
+    rig.provider.start(rig.job("run1-htex-1"))
+    rig.tick(1)
+    rig.ticks(70)
+    assert rig.executor.ended[0][1].reason.endswith("(the batch system says: CANCELLED by its owner)")
+
+
 def test_a_block_whose_managers_are_all_gone_is_diagnosed_too(make: MakeRig) -> None:
     rig = make(register_timeout=60, init=1)
     rig.tick()

@@ -18,7 +18,7 @@ from ._interfaces import BlockView, JobState, ScalingDecision, ScalingState
 
 __all__ = ["LoadScalingPolicy"]
 
-_ROUNDING = 1e-9  # 0.1 x 30 is a little more than 3, which must not cost a block
+_ROUNDING = 1e-9  # 1.1 x 1600 is a little more than 1760, which must not cost a block
 
 
 class LoadScalingPolicy:
