@@ -130,19 +130,19 @@ class DependencyResolverSuite:
         self.needs_depth()
         resolver = self.make_resolver()
         small, large = self.seconds(resolver, 400), self.seconds(resolver, 4_000)
-        assert large < 40 * small + 0.02, (
+        assert large < 30 * small + 0.01, (
             f"10 times the futures took {large / small:.0f} times as long: not linear"
         )
 
     def seconds(self, resolver: DependencyResolver, count: int) -> float:
-        """The best time of three, for so many futures: other work of the machine only adds to it."""
+        """The least processor time of three tries, for so many futures: other work only adds to it."""
         futures = [self.done(i) for i in range(count)]
         times = []
         for _ in range(3):
-            begun = time.perf_counter()
+            begun = time.thread_time()
             resolver.futures(futures)
             resolver.resolve(futures, Future.result)
-            times.append(time.perf_counter() - begun)
+            times.append(time.thread_time() - begun)
         return min(times)
 
     def test_threads_may_use_it_at_once(self) -> None:

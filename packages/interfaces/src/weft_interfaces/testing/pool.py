@@ -71,6 +71,7 @@ class PoolSuite:
                 lambda: futures.extend(pool.submit(calls.pass_gate, gate.address, i) for i in range(40))
             )
             gate.wait_begun(self.timeout)
+            submitter.join(0.5)  # it goes on at once, unless calls run in the thread that submits them
             accepted = [future for future in list(futures) if future.cancel()]
             gate.open()
             submitter.join(self.timeout)
