@@ -264,16 +264,21 @@ class Kernel:
         route = self._router.route(spec)
         task = Task(self, next(self._ids), spec, args, kwargs or self._no_kwargs)
         future = task.future
-        if futures := self._futures_in(args, kwargs):
-            self._admit(task, PENDING)
-            with _Report(self) as report:
-                self._wait_for(task, futures, report)
-        else:
-            executor = route.choose()
-            self._admit(task, LAUNCHED)
-            error = self._hand_over(executor, (task,))
-            if error is not None:
-                self.completed((Outcome(task.id, None, error),))
+        futures = self._futures_in(args, kwargs)
+        try:
+            if futures:
+                self._admit(task, PENDING)
+                with _Report(self) as report:
+                    self._wait_for(task, futures, report)
+            else:
+                executor = route.choose()
+                self._admit(task, LAUNCHED)
+                error = self._hand_over(executor, (task,))
+                if error is not None:
+                    self.completed((Outcome(task.id, None, error),))
+        except BaseException:
+            self._withdraw(task)
+            raise
         return future
 
     def gather(self, value: Any) -> Future[Any]:
@@ -285,10 +290,28 @@ class Kernel:
         futures = DEEP.futures(value)
         task = Task(self, next(self._ids), _GATHER, (), NO_KWARGS)
         future = task.future
-        self._admit(task, JOINING)
-        with _Report(self) as report:
-            self._join(task, value, futures, report)
+        try:
+            self._admit(task, JOINING)
+            with _Report(self) as report:
+                self._join(task, value, futures, report)
+        except BaseException:
+            self._withdraw(task)
+            raise
         return future
+
+    def _withdraw(self, task: Task) -> None:
+        """Forget a task whose submission was interrupted: by Ctrl-C, which may strike at any point.
+
+        Nobody has its future, and an executor may have the call, or not: nothing must wait for it.
+        """
+        if self._tasks.get(task.call_id) is not task:
+            return
+        if task.state is LAUNCHED:
+            for executor in self._router.route(task.spec).executors:
+                executor.cancel((task.call_id,))
+        with _Report(self) as report:
+            self._finish(task, CANCELLED, None, CancelledError(f"{task} was cancelled"), report)
+            report.finished.append(task.call_id)
 
     def _admit(self, task: Task, state: TaskState) -> None:
         with self._lock:
@@ -767,16 +790,18 @@ class _Report:
 
     def __exit__(self, *_: object) -> None:
         kernel = self._kernel
-        if self.told:
-            self._tell()
-        while self.ready:
-            ready, self.ready = self.ready, []
-            kernel._launch(ready, self)
+        try:
             if self.told:
                 self._tell()
-        if self.finished:
-            # Only now, so that the run is not idle before those who were told have submitted what follows.
-            kernel._forget(self.finished)
+            while self.ready:
+                ready, self.ready = self.ready, []
+                kernel._launch(ready, self)
+                if self.told:
+                    self._tell()
+        finally:
+            if self.finished:
+                # Only now: the run is not idle before those who were told have submitted what follows.
+                kernel._forget(self.finished)
 
     def _tell(self) -> None:
         kernel, told = self._kernel, self.told
