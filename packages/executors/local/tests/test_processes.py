@@ -95,12 +95,13 @@ def warm_up(recorder: Any, executor: ProcessExecutor, workers: int = 2) -> set[i
 # -- what crosses -----------------------------------------------------------------------------------------
 
 
-def test_workers_are_other_processes_in_sessions_of_their_own(started: Any, recorder: Any) -> None:
+def test_workers_are_other_processes_in_groups_of_their_own(started: Any, recorder: Any) -> None:
     executor = started()
     pids = warm_up(recorder, executor)
     assert len(pids) == 2
     assert os.getpid() not in pids
-    assert recorder.value(executor, lambda: os.getsid(0) == os.getpid() == os.getpgid(0))
+    assert recorder.value(executor, lambda: os.getpid() == os.getpgid(0))
+    assert recorder.value(executor, lambda: os.getpgid(os.getppid()) == os.getppid())
 
 
 def test_functions_by_value_follow_their_globals(started: Any, recorder: Any) -> None:
@@ -460,6 +461,19 @@ def test_a_death_costs_its_own_call_only(
         assert "Segmentation fault" in certificate.stderr_tail
         assert "_crash" in certificate.stderr_tail
     warm_up(recorder, executor)
+
+
+def test_children_of_a_worker_that_dies_end_with_it(
+    started: Any, recorder: Any, tmp_path: Path, eventually: Any
+) -> None:
+    path = tmp_path / "pid"
+
+    def leave_child() -> None:
+        path.write_text(str(subprocess.Popen(["sleep", "1000"]).pid))
+        os._exit(1)
+
+    assert isinstance(recorder.error(started(workers=1), leave_child), WorkerLostError)
+    eventually(lambda: not alive(int(path.read_text())), "the child lives")
 
 
 def test_the_certificate_shows_the_end_of_the_calls_stderr(
@@ -883,10 +897,11 @@ def test_nothing_is_left_when_client_and_template_are_killed(tmp_path: Path, eve
 
 def test_nothing_is_left_after_ctrl_c(tmp_path: Path, eventually: Any) -> None:
     client, pids = start_family(tmp_path, WAITS, eventually)
-    client.send_signal(signal.SIGINT)
+    os.killpg(client.pid, signal.SIGINT)  # as the terminal does
     with contextlib.suppress(subprocess.TimeoutExpired):
         client.communicate(timeout=0.5)
-    client.send_signal(signal.SIGINT)  # __exit__ waits for the calls; the second one cancels them
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(client.pid, signal.SIGINT)  # __exit__ waits for the calls; the second one cancels them
     client.communicate(timeout=PATIENCE)
     assert_all_gone(pids, eventually)
 
@@ -900,7 +915,7 @@ def test_nothing_is_left_after_ctrl_c_twice_in_shutdown(tmp_path: Path, eventual
     """
     client, pids = start_family(tmp_path, text, eventually)
     for _ in range(2):
-        client.send_signal(signal.SIGINT)
+        os.killpg(client.pid, signal.SIGINT)
     client.communicate(timeout=PATIENCE)
     assert_all_gone(pids, eventually)
 

@@ -1,9 +1,10 @@
 """The process that the workers are forked from: small, with one thread, and with nothing of the user's in it.
 
 It forks a worker whenever the client asks for one, which takes a millisecond, and reports how each one ended.
-It runs in a session of its own, so that the terminal's Ctrl-C reaches neither it nor the workers, and it ends
-with its client: when the control socket is closed, however that came about, it kills all that is left and
-exits.
+It and each worker have a process group of their own, so that the terminal's Ctrl-C does not reach them. They
+stay in the client's session: the scheduler may share out processors by session, and then takes much longer to
+pass from one to another. It ends with its client: when the control socket is closed, however that came about,
+it kills all that is left and exits.
 """
 
 from __future__ import annotations
@@ -53,6 +54,11 @@ class Template:
         for end in (self._wakeup, self._waker):
             end.setblocking(False)
         signal.signal(signal.SIGCHLD, _do_nothing)
+        for number in (
+            signal.SIGTTIN,
+            signal.SIGTTOU,
+        ):  # who asks the terminal gets an error, and does not stop
+            signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         gc.collect()
         gc.freeze()  # so that collections in the workers do not copy pages that they could share
@@ -110,7 +116,7 @@ class Template:
     def _become_worker(self, descriptors: list[int]) -> NoReturn:
         code = 1
         try:
-            os.setsid()
+            os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for end in (self._control, self._wakeup, self._waker):

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from typing import Any
 
 from .notices import NOTICE, REQUEST, Notice
 
@@ -14,12 +15,18 @@ __all__ = ["TemplateProcess", "client_path"]
 
 # The module search path comes first, and not through the environment, which the tasks inherit.
 _BOOT = """
-import importlib, json, os, sys
+import os, sys
+if os.getpgrp() != os.getpid():
+    os.setpgid(0, 0)
+import importlib, json
 with os.fdopen(int(sys.argv[1])) as setup:
     module, control, lifeline, sys.path[:] = json.load(setup)
 sys.argv[1:] = []
 importlib.import_module(module).main(control, lifeline)
 """
+
+# Older versions of Python leave the group a moment later, in the code above.
+_GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {}
 
 
 class TemplateProcess:
@@ -36,7 +43,7 @@ class TemplateProcess:
                 [sys.executable, *_interpreter_flags(), "-c", _BOOT, str(setup)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[setup, theirs.fileno(), lifeline],
-                start_new_session=True,
+                **_GROUP,
             )
         except BaseException:
             self.control.close()
