@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from weft_core import SHALLOW, Future, TaskSpec
+from weft_core.failure import dependency_error
 from weft_interfaces import DependencyError, FutureMisuseError
 from weft_interfaces.memory import ContainerResolver
 
@@ -524,6 +525,43 @@ def test_a_resolver_that_raises(make_run: Callable[..., Run], method: str) -> No
     run.complete(first)
     with pytest.raises(RuntimeError, match="no resolution"):
         waiting.result(timeout=PATIENCE)
+
+
+def test_a_value_that_holds_futures_is_passed_on_as_it_is_also_in_a_retry(
+    make_run: Callable[..., Run],
+) -> None:
+    run = make_run(retries=1)
+    first, other = run.held(), run.held()
+    waiting = run.held(first, [first])
+    run.complete(first, [other])
+    for _ in range(2):
+        assert run.args_of(waiting) == ([other], [[other]])
+        run.fail(waiting)
+    assert waiting.done()
+
+
+def test_the_last_to_be_asked_does_not_launch_what_another_fails(
+    run: Run, monkeypatch: pytest.MonkeyPatch, in_threads: Callable[..., list[Any]]
+) -> None:
+    """One thread reports a failed dependency while another reports the last good one."""
+    good, bad = run.held(), run.held()
+    waiting = run.held(good, [bad])
+    failing, go_on = threading.Event(), threading.Event()
+
+    def slow(*args: Any) -> DependencyError:
+        failing.set()
+        assert go_on.wait(PATIENCE)
+        return dependency_error(*args)
+
+    def complete() -> None:
+        assert failing.wait(PATIENCE)
+        run.complete(good)
+        go_on.set()
+
+    monkeypatch.setattr("weft_core.kernel.dependency_error", slow)
+    in_threads(lambda: run.fail(bad), complete)
+    assert isinstance(waiting.exception(timeout=0), DependencyError)
+    assert len(run.manual.submitted) == 2
 
 
 def test_a_bare_spec_is_enough(run: Run) -> None:

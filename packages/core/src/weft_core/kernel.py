@@ -382,9 +382,10 @@ class Kernel:
         with self._lock:
             if task.state is not PENDING and task.state is not JOINING:
                 return
-            task.missing -= 1
-            if error is None and task.missing:
-                return
+            if error is None:  # else never 0: no other thread may launch it before it is failed below
+                task.missing -= 1
+                if task.missing:
+                    return
             joining = task.state is JOINING
         if joining:
             self._end_join(task, error, report)
@@ -455,9 +456,12 @@ class Kernel:
     def _prepare(self, task: Task, report: _Report) -> Executor | None:
         """Put values in the place of futures and choose an executor. If that fails, the task has failed."""
         try:
-            task.args = tuple([self._value(value) for value in task.args])
-            if task.kwargs:
-                task.kwargs = {name: self._value(value) for name, value in task.kwargs.items()}
+            if (
+                task.call_id == task.id
+            ):  # in the first try; a retry has values, which may hold futures themselves
+                task.args = tuple([self._value(value) for value in task.args])
+                if task.kwargs:
+                    task.kwargs = {name: self._value(value) for name, value in task.kwargs.items()}
             return self._router.route(task.spec).choose()
         except Exception as error:  # noqa: BLE001  an argument that cannot be rebuilt, for one
             self._finish(task, FAILED, None, error, report)
