@@ -16,6 +16,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from ._interfaces import FutureMisuseError, current_worker
+from .patience import wait_in_pieces
 
 if TYPE_CHECKING:
     from ._interfaces import Call
@@ -58,7 +59,7 @@ class Waiter:
         self._lock.release()
 
     def wait(self, timeout: float | None) -> bool:
-        return self._lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+        return wait_in_pieces(lambda seconds: self._lock.acquire(timeout=seconds), timeout)
 
 
 class _Waiters(list[Any]):

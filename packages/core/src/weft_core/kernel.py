@@ -43,6 +43,7 @@ from .dependencies import ATOMS, DEEP, cancel_foreign, error_of, is_future, valu
 from .failure import dependency_error, lost_error, safe_repr
 from .future import Future, Waiter, tell
 from .journal import Journal
+from .patience import wait_in_pieces
 from .retry import BackoffRetryPolicy
 from .router import Router
 from .state import FINAL, TaskState
@@ -229,7 +230,7 @@ class Kernel:
     def _drain(self) -> None:
         """Wait until no task is unfinished, and from then on take none, also from what outlived its task."""
         with self._became_idle:
-            self._became_idle.wait_for(lambda: not self._tasks)
+            self._wait_idle(None)
             if self._phase == "draining":
                 self._phase = "ending"
 
@@ -248,7 +249,12 @@ class Kernel:
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until no task is unfinished; False if some are after ``timeout`` seconds."""
         with self._became_idle:
-            return self._became_idle.wait_for(lambda: not self._tasks, timeout)
+            return self._wait_idle(timeout)
+
+    def _wait_idle(self, timeout: float | None) -> bool:
+        return wait_in_pieces(
+            lambda seconds: self._became_idle.wait_for(lambda: not self._tasks, seconds), timeout
+        )
 
     # -- submission -----------------------------------------------------------------------------------------
 

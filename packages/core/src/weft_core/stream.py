@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from typing import Any, TypeVar, cast
 
 from ._interfaces import current_worker
+from .patience import wait_in_pieces
 
 __all__ = ["as_completed", "map_bounded"]
 
@@ -106,13 +107,18 @@ class _AsDone:
 
 
 def _next_done(done: queue.SimpleQueue[F], deadline: float | None, left: int, total: int) -> F:
-    worker = current_worker()
-    try:
-        return done.get_nowait()
-    except queue.Empty:
-        pass
-    with worker.waiting() if worker else nullcontext():
+    found: list[F] = []
+
+    def take(seconds: float) -> bool:
         try:
-            return done.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+            found.append(done.get(timeout=seconds))
         except queue.Empty:
-            raise FutureTimeoutError(f"{left} of {total} futures are not done in time") from None
+            return False
+        return True
+
+    worker = current_worker()
+    if not take(0):
+        with worker.waiting() if worker else nullcontext():
+            if not wait_in_pieces(take, None if deadline is None else deadline - time.monotonic()):
+                raise FutureTimeoutError(f"{left} of {total} futures are not done in time")
+    return found[0]
