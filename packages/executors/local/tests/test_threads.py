@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from weft_executor_local import ThreadExecutor
+from weft_executor_local.crew import Crew
 from weft_interfaces import (
     Call,
     ConfigError,
@@ -53,7 +54,7 @@ class Gate:
 
     def __call__(self, value: Any = None) -> Any:
         self.begun.set()
-        assert self.opened.wait(PATIENCE)
+        assert self.opened.wait(3 * PATIENCE)
         return value
 
 
@@ -292,6 +293,24 @@ def test_timeout_gives_the_thread_up_and_replaces_it(started: Any, recorder: Any
     wait_for_threads(eventually, "late", 2)  # its own and that of the timers
 
 
+def test_what_comes_too_late_is_interrupted_at_once(started: Any, recorder: Any, eventually: Any) -> None:
+    """A call that reaches its timeout before it becomes interruptible."""
+    gate, interrupted = Gate(), threading.Event()
+
+    def slow_to_start() -> None:
+        gate()
+        worker = current_worker()
+        assert worker is not None
+        with worker.interruptible(interrupted.set):
+            pass
+
+    executor = started(workers=1, label="slow")
+    assert isinstance(recorder.error(executor, slow_to_start, timeout=0.02), TaskTimeoutError)
+    gate.opened.set()
+    assert interrupted.wait(PATIENCE)
+    wait_for_threads(eventually, "slow", 2)
+
+
 def test_timeout_of_a_big_call_frees_all_its_slots(started: Any, recorder: Any, eventually: Any) -> None:
     executor, gate = started(workers=2, label="big"), Gate()
     assert isinstance(recorder.error(executor, gate, timeout=0.02, cpus=2), TaskTimeoutError)
@@ -426,6 +445,25 @@ def test_shutdown_runs_what_is_left(recorder: Any) -> None:
     assert executor.shutdown() == []
     with pytest.raises(RunClosedError):
         executor.submit([recorder.call(int)])
+
+
+def test_a_worker_that_has_stopped_may_be_needed_again(
+    recorder: Any, monkeypatch: Any, eventually: Any
+) -> None:
+    """It saw nothing to do, a moment before another one began to gather workers for a big call."""
+    begin_gather = Crew._begin_gather
+
+    def late(self: Crew, call: Call) -> None:
+        eventually(lambda: len(self._threads) < 3, "no worker stops")
+        begin_gather(self, call)
+
+    monkeypatch.setattr(Crew, "_begin_gather", late)
+    executor = ThreadExecutor(workers=3)
+    executor.start(recorder)
+    call = recorder.call(int, cpus=3)
+    executor.submit([call])
+    assert executor.shutdown(timeout=PATIENCE) == []
+    assert recorder.outcomes[call.id].error is None
 
 
 def test_shutdown_with_cancel_drops_what_waits(recorder: Any) -> None:
