@@ -28,6 +28,10 @@ from weft_interfaces.memory import (
     SimpleScaling,
 )
 from weft_interfaces.testing import (
+    NESTING,
+    ORDER,
+    PICKLING,
+    PROCESSES,
     BlockExecutorSuite,
     ChannelSuite,
     DependencyResolverSuite,
@@ -42,14 +46,17 @@ from weft_interfaces.testing import (
     ScalingPolicySuite,
     SerializerSuite,
     StagingSuite,
+    left_out,
 )
 
 
+@left_out(*PICKLING, *PROCESSES)
 class TestInMemoryExecutor(ExecutorSuite):
     def make_executor(self):
         return InMemoryExecutor()
 
 
+@left_out(*NESTING, *PROCESSES)
 class TestInMemoryExecutorWithPickling(ExecutorSuite):
     workers_are_processes = False
 
@@ -95,16 +102,13 @@ class PumpedExecutor(ManualExecutor):
         return left
 
 
+@left_out(*PICKLING, *PROCESSES, *NESTING, *ORDER)  # a manual executor runs nothing by itself
 class TestPumpedExecutor(ExecutorSuite):
     def make_executor(self):
         return PumpedExecutor()
 
-    def test_a_call_may_submit_another_and_wait_for_it(self):
-        pytest.skip("a manual executor runs nothing by itself")
 
-    test_higher_priority_is_sooner = test_a_call_may_submit_another_and_wait_for_it
-
-
+@left_out(*NESTING, *PROCESSES, *ORDER)
 class TestInMemoryBlockExecutor(BlockExecutorSuite):
     workers_are_processes = False
 
@@ -162,6 +166,7 @@ class TestPickleMemoHasher(MemoHasherSuite):
         return PickleMemoHasher()
 
 
+@left_out("test_what_was_flushed_survives")  # it does not outlive its process
 class TestInMemoryMemoStore(MemoStoreSuite):
     def make_store(self):
         return InMemoryMemoStore()

@@ -10,6 +10,11 @@ tested::
         def make_executor(self):
             return MyExecutor(label="mine")
 
+A suite holds to every promise; those that an implementation does not make are left out by name::
+
+    @left_out(*NESTING)  # calls run in other processes, where the executor is not
+    class TestMyExecutor(ExecutorSuite): ...
+
 Every test says in its message which promise of the contract was broken. Any test runner that collects classes
 by their ``test_`` methods will do; nothing here imports one. Waits are bounded by the suite's ``timeout``.
 """
@@ -18,8 +23,9 @@ from __future__ import annotations
 
 from .block import BlockExecutorSuite
 from .channel import ChannelSuite
+from .check import left_out
 from .event import EventSinkSuite
-from .executor import ExecutorSuite
+from .executor import NESTING, ORDER, PICKLING, PROCESSES, ExecutorSuite
 from .launcher import LauncherSuite
 from .memo import MemoHasherSuite, MemoStoreSuite
 from .policy import DependencyResolverSuite, RetryPolicySuite, ScalingPolicySuite
@@ -29,6 +35,10 @@ from .serializer import SerializerSuite
 from .staging import StagingSuite
 
 __all__ = [
+    "NESTING",
+    "ORDER",
+    "PICKLING",
+    "PROCESSES",
     "BlockExecutorSuite",
     "ChannelSuite",
     "DependencyResolverSuite",
@@ -43,4 +53,5 @@ __all__ = [
     "ScalingPolicySuite",
     "SerializerSuite",
     "StagingSuite",
+    "left_out",
 ]

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-__all__ = ["aside", "child_processes", "eventually", "in_threads", "raises", "skip"]
+__all__ = ["aside", "child_processes", "eventually", "in_threads", "left_out", "raises", "skip"]
 
 E = TypeVar("E", bound=BaseException)
+S = TypeVar("S")
 
 
 def raises(kind: type[E], action: Callable[[], object], promise: str) -> E:
@@ -34,6 +35,22 @@ def raises(kind: type[E], action: Callable[[], object], promise: str) -> E:
 def skip(reason: str) -> NoReturn:
     """Skip the running test: pytest and unittest both understand it."""
     raise unittest.SkipTest(reason)
+
+
+def left_out(*tests: str) -> Callable[[type[S]], type[S]]:
+    """Leave tests out of a subclass of a suite, for promises that an implementation does not make.
+
+    Without it such tests are skipped, each time that they run.
+    """
+
+    def leave_out(suite: type[S]) -> type[S]:
+        for test in tests:
+            if not callable(getattr(suite, test)):
+                raise AttributeError(f"{suite.__name__}: {test!r} is no test that could be left out")
+            setattr(suite, test, None)
+        return suite
+
+    return leave_out
 
 
 def eventually(condition: Callable[[], object], timeout: float) -> bool:

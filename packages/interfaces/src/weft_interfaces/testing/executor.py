@@ -29,9 +29,27 @@ from ..resources import Resources
 from . import calls
 from .check import aside, child_processes, eventually, in_threads, raises, skip
 
-__all__ = ["ExecutorSuite"]
+__all__ = ["NESTING", "ORDER", "PICKLING", "PROCESSES", "ExecutorSuite"]
 
 Completed = Callable[[Sequence[Outcome]], None]
+
+
+# Tests to leave out (see left_out) of the suite of an executor: whose values cross no process boundary; whose
+# workers are no processes; whose calls cannot reach it; that has several slots.
+PICKLING = (
+    "test_an_argument_that_cannot_be_pickled_fails_just_its_call",
+    "test_a_function_that_cannot_be_pickled_fails_just_its_call",
+    "test_a_result_that_cannot_be_pickled_fails_just_its_call",
+    "test_a_result_that_cannot_be_unpickled_fails_just_its_call",
+)
+PROCESSES = (
+    "test_output_goes_to_the_files_that_were_asked_for",
+    "test_a_call_runs_in_the_directory_that_was_asked_for",
+    "test_a_worker_that_exits_costs_its_own_call_only",
+    "test_a_worker_that_is_killed_costs_its_own_call_only",
+)
+NESTING = ("test_a_call_may_submit_another_and_wait_for_it",)
+ORDER = ("test_higher_priority_is_sooner",)
 
 
 class ExecutorSuite:
