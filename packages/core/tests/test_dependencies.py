@@ -227,20 +227,20 @@ def test_deeper_than_the_stack(run: Run) -> None:
 def test_large_arguments_are_looked_through_quickly(run: Run) -> None:
     first = run.held()
     numbers, matrix = list(range(1_000_000)), [[0.5] * 1_000 for _ in range(1_000)]
-    begun = time.perf_counter()
+    begun = time.thread_time()  # not the clock: others may be using the machine
     waiting = run.held(numbers, matrix, first)
     run.complete(first)
-    assert time.perf_counter() - begun < 1.0
+    assert time.thread_time() - begun < 1.0
     assert run.args_of(waiting)[0] is numbers
 
 
 def test_a_wide_fan_in_is_linear(run: Run) -> None:
     futures = [run.held() for _ in range(20_000)]
-    begun = time.perf_counter()
+    begun = time.thread_time()
     total = run.held(futures)
     for i, future in enumerate(futures):
         run.complete(future, i)
-    assert time.perf_counter() - begun < 10.0
+    assert time.thread_time() - begun < 10.0
     assert run.args_of(total) == (list(range(20_000)),)
 
 

@@ -109,9 +109,9 @@ def test_a_chain_of_a_hundred_thousand_fails_in_linear_time(run: Run) -> None:
     def fail_chain(length: int) -> float:
         first = last = run.held()
         chain = [first] + [last := run.held(last) for _ in range(length)]
-        begun = time.perf_counter()
+        begun = time.thread_time()
         run.fail(first)
-        took = time.perf_counter() - begun
+        took = time.thread_time() - begun
         error = chain[-1].exception(timeout=0)
         assert isinstance(error, DependencyError)
         assert f"({length - 5} more)" in str(error)
@@ -482,7 +482,7 @@ def test_a_long_cycle_is_found_in_good_time(run: Run) -> None:
     inner: list[Any] = []
     gate = run.held()
     last = joined = run.join(lambda _: inner, gate)
-    chain = [last := run.held(last) for _ in range(20_000)]
+    chain = [last := run.held(last) for _ in range(5_000)]
     inner.append(chain[-1])
     run.complete(gate)
     assert isinstance(joined.exception(timeout=PATIENCE), CycleError)

@@ -436,7 +436,7 @@ def test_its_text_does_not_need_that_of_the_value(run: Run) -> None:
 
 
 def test_a_pending_task_is_light(run: Run) -> None:
-    number, task = 5_000, (lambda: 1)
+    number, task = 2_000, (lambda: 1)
     first = run.held()
     make = run.submit
     keep = [None] * number

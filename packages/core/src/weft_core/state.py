@@ -9,9 +9,10 @@
                   │                   ├──> DONE              └─> FAILED          │
                   │                   ├──> RETRYING ── after its delay ──────────┘
                   │                   └──> FAILED
-                  └──> DEPENDENCY_FAILED
+                  ├──> DEPENDENCY_FAILED
+                  └──> FAILED             (it could not be handed to any executor)
 
-    CANCELLED from every state that is not final.
+    gather ──> JOINING          CANCELLED from every state that is not final
 
 Whether a launched task has begun is known to its executor, which is asked when somebody wants to know.
 """
