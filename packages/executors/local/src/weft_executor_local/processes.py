@@ -19,6 +19,7 @@ from weft_interfaces import (
     Resources,
     ResourcesError,
     RunClosedError,
+    Serializer,
     parse_count,
 )
 
@@ -58,9 +59,6 @@ class ProcessExecutor(BaseExecutor):
 
     def start(self, context: ExecutorContext) -> None:
         # Imported when they are needed: the import of the package is on every program's way.
-        import cloudpickle  # type: ignore[import-untyped]
-        from weft_interfaces import PickleSerializer
-
         from .catalogue import Catalogue
         from .staff import Staff
 
@@ -69,9 +67,8 @@ class ProcessExecutor(BaseExecutor):
                 raise ConfigError(
                     f"executor {self.label!r} is running already; shut it down before starting it again"
                 )
-            serializer = PickleSerializer(cloudpickle.Pickler)
-            self._catalogue = Catalogue(serializer, self._refuse)
-            self._staff = Staff(self.label, self._slots, context, serializer)
+            self._staff = Staff(self.label, self._slots, context, _make_serializer)
+            self._catalogue = Catalogue(self._staff.serializer, self._refuse)
             # For those who forget to shut it down; it also runs when the interpreter exits.
             self._finalizer = weakref.finalize(self, self._staff.finish, True, 0.5)
 
@@ -124,3 +121,10 @@ class ProcessExecutor(BaseExecutor):
                 if self._finalizer is not None:
                     self._finalizer.detach()
         return leftovers
+
+
+def _make_serializer() -> Serializer:
+    import cloudpickle  # type: ignore[import-untyped]
+    from weft_interfaces import PickleSerializer
+
+    return PickleSerializer(cloudpickle.Pickler)

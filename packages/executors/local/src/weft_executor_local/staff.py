@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
 from typing import Any
@@ -66,11 +66,12 @@ class Staff:
     Raises :class:`OSError`, with nothing left running, if the template process cannot be started.
     """
 
-    def __init__(self, label: str, size: int, context: ExecutorContext, serializer: Serializer) -> None:
+    def __init__(
+        self, label: str, size: int, context: ExecutorContext, make_serializer: Callable[[], Serializer]
+    ) -> None:
         self._label = label
         self._size = size
         self._context = context
-        self._serializer = serializer
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._dispatcher = Dispatcher(size, self._await_room)
@@ -97,6 +98,7 @@ class Staff:
         try:
             self._template = self._start_template()
             self._recruit()
+            self.serializer = make_serializer()  # which may take as long as the template takes to come up
             self._thread.start()
         except BaseException:
             self._clear()
@@ -232,10 +234,10 @@ class Staff:
         if report.kind == frames.NOTHING:
             return Outcome(entry.id)
         if report.kind == frames.ERROR:
-            error = unpack_error(report.payload, self._serializer, entry.options.options.name)
+            error = unpack_error(report.payload, self.serializer, entry.options.options.name)
             return Outcome(entry.id, None, error)
         try:
-            return Outcome(entry.id, self._serializer.loads(report.payload, entry.options.result))
+            return Outcome(entry.id, self.serializer.loads(report.payload, entry.options.result))
         except SerializationError as unreadable:
             return Outcome(entry.id, None, unreadable)
 
@@ -363,6 +365,8 @@ class Staff:
             self._settle(link, reports)
         certificate = self._certify(link, status, reason)
         with self._lock:
+            if link.number not in self._links:  # a shutdown has run out of patience meanwhile
+                return
             outcomes = [_lost(entry, certificate) for entry in self._dispatcher.remove(link)]
             self._close(link)
             if not link.ready and not self._stopping:

@@ -8,7 +8,6 @@ import math
 import os
 import socket
 import struct
-import tempfile
 import termios
 from collections import deque
 from collections.abc import Sequence
@@ -53,8 +52,8 @@ class WorkerLink:
             stack.enter_context(self.connection)
             stack.enter_context(theirs)
             self._tokens, self._tokens_end = _token_pipe(stack)
-            self._crash = stack.enter_context(tempfile.TemporaryFile())
-            template.spawn(number, [theirs.fileno(), self._tokens, self._crash.fileno()])
+            self._crash = _nameless_file(stack)
+            template.spawn(number, [theirs.fileno(), self._tokens, self._crash])
             stack.pop_all()
         theirs.close()
         self.connection.setblocking(False)
@@ -217,12 +216,12 @@ class WorkerLink:
 
     def crash_report(self) -> str:
         """The stacks that Python wrote when the worker crashed."""
-        return tail_of(self._crash.fileno())
+        return tail_of(self._crash)
 
     def close(self) -> None:
         """Free what it holds."""
         self.connection.close()
-        self._crash.close()
+        os.close(self._crash)
         self._outgoing.clear()
         os.close(self._tokens)
         os.close(self._tokens_end)
@@ -244,3 +243,15 @@ def _token_pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
         stack.callback(os.close, end)
         os.set_blocking(end, False)
     return ends
+
+
+def _nameless_file(stack: contextlib.ExitStack) -> int:
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("weft-crash")
+    else:
+        import tempfile
+
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    stack.callback(os.close, descriptor)
+    return descriptor
