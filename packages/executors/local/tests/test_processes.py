@@ -18,7 +18,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 import pytest
 from weft_executor_local import ProcessExecutor, dispatcher
 from weft_interfaces import (

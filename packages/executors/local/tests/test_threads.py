@@ -77,7 +77,7 @@ def test_the_traceback_begins_in_the_users_code(started: Any, recorder: Any) -> 
 def test_keeps_nothing_of_a_call_that_ended(started: Any, recorder: Any) -> None:
     class Large: ...
 
-    value, results = Large(), []
+    value, results = Large(), list[Large]()
     alive = weakref.ref(value)
     executor = started(workers=1)
     call = recorder.call(results.append, value)
@@ -104,7 +104,12 @@ def test_exits_fail_the_task_and_leave_the_worker(started: Any, recorder: Any, e
 def test_workers_have_the_context_of_start(recorder: Any) -> None:
     variable = contextvars.ContextVar("variable", default="none")
     executor = ThreadExecutor(workers=1)
-    contextvars.copy_context().run(lambda: (variable.set("start's"), executor.start(recorder)))
+
+    def start() -> None:
+        variable.set("start's")
+        executor.start(recorder)
+
+    contextvars.copy_context().run(start)
     assert recorder.value(executor, variable.get) == "start's"
     executor.shutdown()
 
@@ -144,7 +149,7 @@ def test_submission_out_of_completed(recorder: Any) -> None:
 
 
 def test_higher_priority_first_and_equal_in_order(started: Any, recorder: Any) -> None:
-    executor, gate, order = started(workers=1), Gate(), []
+    executor, gate, order = started(workers=1), Gate(), list[tuple[int, int]]()
     first = recorder.call(gate)
     executor.submit([first])
     assert gate.begun.wait(PATIENCE)
@@ -218,7 +223,7 @@ def test_a_queued_call_is_cancelled_at_once(started: Any, recorder: Any, options
     blockers = [recorder.call(gate) for gate in gates]
     executor.submit(blockers)
     assert all(gate.begun.wait(PATIENCE) for gate in gates)
-    ran = []
+    ran: list[int] = []
     queued = recorder.call(ran.append, 1, **options)
     executor.submit([queued])
     assert list(executor.cancel([queued.id, 10**9])) == [queued.id]
@@ -263,7 +268,7 @@ def test_timeout_interrupts(started: Any, recorder: Any) -> None:
     def stoppable() -> None:
         worker = current_worker()
         assert worker is not None
-        assert 0 < worker.remaining() <= 0.05
+        assert 0 < (worker.remaining() or 0) <= 0.05
         with worker.interruptible(stopped.set):
             assert stopped.wait(PATIENCE)
         raise OSError("killed")
@@ -371,7 +376,7 @@ def test_big_calls_lend_all_their_slots(started: Any, recorder: Any) -> None:
 def test_substitutes_go_away(started: Any, recorder: Any, eventually: Any) -> None:
     executor = started(workers=2, label="sub")
 
-    def parent() -> int:
+    def parent() -> Any:
         return submit_and_wait(executor, recorder, abs, -1)
 
     recorder.run(executor, *[recorder.call(parent) for _ in range(50)])
@@ -534,7 +539,7 @@ def test_random_work_gives_each_call_one_outcome(started: Any, recorder: Any) ->
     dice = random.Random()
     executor = started(workers=4)
 
-    def work(n: int) -> int:
+    def work(n: int) -> Any:
         if n % 7 == 0:
             return submit_and_wait(executor, recorder, abs, -n, cpus=1 + n % 4)
         if n % 5 == 0:
