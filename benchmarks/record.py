@@ -19,7 +19,7 @@ from rich.table import Table
 
 __all__ = ["Figure", "Target", "keep", "show"]
 
-WIDTH = 104
+WIDTH = 120  # holds the longest name: no figure is cut
 VERDICTS = {"met": "[green]met[/]", "missed": "[bold red]MISSED[/]", "": ""}
 
 

@@ -25,6 +25,7 @@ def test_kernel_benchmark_runs(root: Path, tmp_path: Path) -> None:
     assert len(targets) >= 9
     assert {figure["verdict"] for figure in targets} <= {"met", "missed"}
     assert f"of {len(targets)} targets met." in result.stdout
+    assert "…" not in result.stdout  # no figure is cut
     assert all(figure["weft"] > 0 for figure in record["figures"] if figure["unit"] != "bytes")
 
 
