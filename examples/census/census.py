@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import gc
 import os
 import sysconfig
 import time
@@ -115,7 +116,11 @@ def find(root: str, wanted: list[str]) -> dict[str, list[str]]:
 @weft.task
 def count(root: str, files: list[str]) -> Census:
     warnings.simplefilter("ignore", SyntaxWarning)  # old habits of old files are not our business
-    return sum((examine(root, file) for file in files), Census())
+    gc.disable()  # a syntax tree is millions of objects and no garbage: looking for some costs a fifth
+    try:
+        return sum((examine(root, file) for file in files), Census())
+    finally:
+        gc.enable()
 
 
 @weft.task
