@@ -78,6 +78,13 @@ def alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
+def kill_child(parent: int, pid: int) -> None:
+    """Kill a process, if it still is a child of this one: its number may be another's by now."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        if int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) == parent:
+            os.kill(pid, signal.SIGKILL)
+
+
 def warm_up(recorder: Any, executor: ProcessExecutor, workers: int = 2) -> set[int]:
     """Wait until all workers are up; their pids."""
     gates = [Gate() for _ in range(workers)]
@@ -503,33 +510,28 @@ def test_kill_9_in_the_middle_of_10000(started: Any, recorder: Any) -> None:
 
 
 def test_calls_run_once_at_most_whoever_dies(started: Any, recorder: Any, tmp_path: Path) -> None:
-    """Each call leaves a line; workers are killed again and again.
+    """Each call makes a file of its own while workers are killed again and again: none can do it twice."""
+    executor, kills, directory = started(workers=3), 12, str(tmp_path)
+    template = recorder.value(executor, os.getppid)
 
-    No call leaves two, and the lost are few.
-    """
-    executor, kills = started(workers=3), 12
-    log = str(tmp_path / "log")
-
-    def leave(n: int) -> int:
-        descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(descriptor, f"{n} {os.getpid()}\n".encode())
-        os.close(descriptor)
-        return n
+    def leave(n: int) -> tuple[int, int]:
+        os.close(os.open(f"{directory}/{n}", os.O_CREAT | os.O_EXCL))
+        return n, os.getpid()
 
     calls = [recorder.call(leave, n) for n in range(6000)]
     executor.submit(calls)
-    dice = random.Random()
     for kill in range(kills):
-        recorder.wait(calls[(kill + 1) * 400])
-        lines = Path(log).read_text().splitlines()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(dice.choice(lines[-50:]).split()[1]), signal.SIGKILL)
+        [outcome] = recorder.wait(calls[(kill + 1) * 400])
+        if outcome.error is None:
+            kill_child(template, outcome.value[1])
     outcomes = recorder.wait(*calls)
-    lost = {n for n, outcome in enumerate(outcomes) if outcome.error is not None}
+    lost = {n for n, outcome in enumerate(outcomes) if isinstance(outcome.error, WorkerLostError)}
     assert len(lost) <= kills
-    ran = [int(line.split()[0]) for line in Path(log).read_text().splitlines()]
-    assert len(ran) == len(set(ran)), "a call ran twice"
-    assert set(range(6000)) - lost <= set(ran)
+    others = [(n, outcome) for n, outcome in enumerate(outcomes) if n not in lost]
+    assert [outcome.error for _, outcome in others if outcome.error] == [], "a call ran twice"
+    assert [n for n, outcome in others if outcome.value[0] != n] == [], "a value of another call"
+    ran = {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()}
+    assert {n for n, _ in others} <= ran
 
 
 def test_a_replacement_comes_within_milliseconds(started: Any, recorder: Any) -> None:
@@ -863,7 +865,7 @@ def start_family(tmp_path: Path, text: str, eventually: Any) -> tuple[subprocess
         text=True,
         start_new_session=True,
     )
-    eventually(lambda: len(path.read_text().splitlines()) == 2, "the calls do not begin")
+    eventually(lambda: path.read_text().count("\n") == 2, "the calls do not begin")
     return client, [int(pid) for line in path.read_text().splitlines() for pid in line.split()]
 
 

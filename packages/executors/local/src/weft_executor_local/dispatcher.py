@@ -16,7 +16,6 @@ from weft_interfaces import Load, TaskTimeoutError, format_seconds
 
 from .backlog import Backlog
 from .catalogue import Entry
-from .kill import kill_tree
 from .worker_link import WorkerLink
 
 __all__ = ["Dispatcher"]
@@ -178,8 +177,7 @@ class Dispatcher:
         # It has begun, and no later one can: the worker runs this one or none.
         entry.verdict = verdict
         self.unconfirmed.add(entry.id)
-        link.killed = True
-        kill_tree(link.pid or 0)
+        link.kill()
         return True
 
     # -- time ---------------------------------------------------------------------------------------------

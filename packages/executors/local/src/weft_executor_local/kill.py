@@ -12,6 +12,8 @@ __all__ = ["kill_group", "kill_tree"]
 
 def kill_group(pid: int) -> None:
     """Kill the process group that this process leads."""
+    if pid <= 0:
+        raise ValueError(f"pid: {pid} is no process, but stands for groups of others")
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 

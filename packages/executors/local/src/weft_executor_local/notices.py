@@ -5,9 +5,11 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-__all__ = ["ENDED", "FAILED", "NOTICE", "REQUEST", "STARTED", "Notice"]
+__all__ = ["ENDED", "FAILED", "FORK", "KILL", "NOTICE", "REQUEST", "STARTED", "Notice"]
 
-REQUEST = struct.Struct("<Q")  # a worker's number; with it its socket, its tokens and its crash file
+REQUEST = struct.Struct("<BQ")  # what to do, and the number of the worker
+FORK = 1  # start it; with the request come its socket, its tokens and its crash file
+KILL = 2  # kill it with all its descendants
 NOTICE = struct.Struct("<BQqq")
 STARTED, ENDED, FAILED = 1, 2, 3
 

@@ -186,6 +186,7 @@ class Staff:
         if outcomes:
             self.report(outcomes)
         for link in [link for link in self._links.values() if link.mourned_at < time.monotonic()]:
+            link.kill()
             self._bury(link, None, "its template process does not say how it ended")
 
     def _await_room(self, link: WorkerLink) -> None:
@@ -337,8 +338,8 @@ class Staff:
             self._retry_at = min(self._retry_at, link.mourned_at)
         if link.template is not self._template:
             self._bury(link, None, "its template process had died before")
-        elif link.pid is not None:
-            kill_group(link.pid)  # its template will say how it ended
+        else:
+            link.kill()  # its template will say how it ended
 
     def _lose_template(self) -> None:
         """The template is dead. Its workers live on, but nobody can say how they end."""

@@ -24,8 +24,8 @@ from typing import NoReturn
 import cloudpickle  # type: ignore[import-untyped]
 from weft_interfaces import PickleSerializer
 
-from .kill import kill_group
-from .notices import ENDED, FAILED, NOTICE, REQUEST, STARTED
+from .kill import kill_group, kill_tree
+from .notices import ENDED, FAILED, KILL, NOTICE, REQUEST, STARTED
 from .worker import Worker
 
 __all__ = ["Template", "main"]
@@ -83,7 +83,19 @@ class Template:
         data, descriptors, _, _ = socket.recv_fds(self._control, REQUEST.size, 3)
         if len(data) < REQUEST.size:
             return False
-        (number,) = REQUEST.unpack(data)
+        wish, number = REQUEST.unpack(data)
+        if wish == KILL:
+            self._kill(number)
+        else:
+            self._fork(number, descriptors)
+        return True
+
+    def _kill(self, number: int) -> None:
+        for pid, its_number in self._workers.items():
+            if its_number == number:
+                kill_tree(pid)  # it has not been reaped, so the process with this number is the worker
+
+    def _fork(self, number: int, descriptors: list[int]) -> None:
         try:
             pid = os.fork()
         except OSError as error:
@@ -95,7 +107,6 @@ class Template:
             self._notify(STARTED, number, pid, 0)
         for descriptor in descriptors:
             os.close(descriptor)
-        return True
 
     def _bury(self) -> None:
         """Report the workers that have ended, and kill what they left in their groups."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
-from .notices import NOTICE, REQUEST, Notice
+from .notices import FORK, KILL, NOTICE, REQUEST, Notice
 
 __all__ = ["TemplateProcess", "client_path"]
 
@@ -30,7 +30,7 @@ _GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) els
 
 
 class TemplateProcess:
-    """A running template. Not for several threads at once."""
+    """A running template. Not for several threads at once, but :meth:`kill`."""
 
     def __init__(self, lifeline: int) -> None:
         """Start one; it is not waited for. Raises :class:`OSError`, having started nothing."""
@@ -63,12 +63,15 @@ class TemplateProcess:
         return self._process.pid
 
     def spawn(self, number: int, descriptors: list[int]) -> None:
-        """Ask for a worker with these descriptors. Raises :class:`OSError` when the template is gone."""
-        self.control.setblocking(True)
-        try:
-            socket.send_fds(self.control, [REQUEST.pack(number)], descriptors)
-        finally:
-            self.control.setblocking(False)
+        """Ask for a worker with these descriptors. Raises :class:`OSError` when the template is gone or busy."""
+        socket.send_fds(self.control, [REQUEST.pack(FORK, number)], descriptors)
+
+    def kill(self, number: int) -> None:
+        """Have a worker killed, with all its descendants. Raises :class:`OSError` as :meth:`spawn` does.
+
+        Only the template can do it without ever hitting another process: it knows which ones it has reaped.
+        """
+        self.control.send(REQUEST.pack(KILL, number))
 
     def read(self) -> list[Notice] | None:
         """The notices that have arrived; None when the template is gone."""

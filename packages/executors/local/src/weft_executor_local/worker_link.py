@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from . import frames
 from .catalogue import Entry
 from .certificate import tail_of
+from .kill import kill_tree
 from .template_process import TemplateProcess, client_path
 
 __all__ = ["WorkerLink"]
@@ -171,6 +172,15 @@ class WorkerLink:
             else:
                 outgoing[0] = outgoing[0][sent:]
         return True
+
+    def kill(self) -> None:
+        """Kill the worker with all its descendants."""
+        self.killed = True
+        try:
+            self.template.kill(self.number)
+        except OSError:  # the template is dead
+            if self.pid is not None:
+                kill_tree(self.pid)
 
     def hang_up(self) -> None:
         """Let the worker end when it has read all that was sent."""
