@@ -16,6 +16,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from ._interfaces import FutureMisuseError, current_worker
+from .lock import HotLock
 from .patience import wait_in_pieces
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ __all__ = ["Future", "Owner", "Waiter"]
 T = TypeVar("T")
 
 _log = logging.getLogger("weft")
-_guard = threading.RLock()  # not a Lock: the collector may run a finaliser, which cancels, at any point
+_guard = HotLock()
 
 
 class Owner(Protocol):

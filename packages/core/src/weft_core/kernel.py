@@ -43,6 +43,7 @@ from .dependencies import ATOMS, DEEP, cancel_foreign, error_of, is_future, valu
 from .failure import dependency_error, lost_error, safe_repr
 from .future import Future, Waiter, tell
 from .journal import Journal
+from .lock import HotLock
 from .patience import wait_in_pieces
 from .retry import BackoffRetryPolicy
 from .router import Router
@@ -136,8 +137,7 @@ class Kernel:
         self._scaler = self._make_scaler(scaling_policy)
 
         self._ids = itertools.count()
-        # It can be taken again by its holder: the collector may run a finaliser, which cancels, at any point.
-        self._lock = threading.RLock()
+        self._lock = HotLock()
         self._became_idle = threading.Condition(self._lock)
         self._ending = threading.RLock()
         self._tasks: dict[int, Task] = {}  # the unfinished ones, by the call id of their present try
@@ -727,7 +727,7 @@ class Kernel:
     def unfinished(self, limit: int = 10) -> list[str]:
         """What is waited for, in words: at most ``limit`` lines, those that have begun first."""
         with self._lock:
-            tasks = [task for task in self._tasks.values() if task.state not in FINAL]
+            tasks = [task for task in list(self._tasks.values()) if task.state not in FINAL]
         running = {call_id for executor in self._all_executors for call_id in executor.running()}
         tasks.sort(key=lambda task: (task.call_id not in running, task.state != LAUNCHED, task.id))
         lines = [f"{task}: {self._whereabouts(task, running)}" for task in tasks[:limit]]
@@ -746,10 +746,10 @@ class Kernel:
     # -- ending ---------------------------------------------------------------------------------------------
 
     def _forget(self, call_ids: Sequence[int]) -> None:
-        with self._lock:
-            for call_id in call_ids:
-                self._tasks.pop(call_id, None)
-            if not self._tasks:
+        for call_id in call_ids:
+            self._tasks.pop(call_id, None)
+        if not self._tasks:
+            with self._lock:
                 self._became_idle.notify_all()
 
     def _end(self, deadline: float) -> list[str]:

@@ -63,7 +63,9 @@ class TemplateProcess:
         return self._process.pid
 
     def spawn(self, number: int, descriptors: list[int]) -> None:
-        """Ask for a worker with these descriptors. Raises :class:`OSError` when the template is gone or busy."""
+        """Ask for a worker with these descriptors. Raises :class:`OSError` when the template is gone or
+        busy.
+        """
         socket.send_fds(self.control, [REQUEST.pack(FORK, number)], descriptors)
 
     def kill(self, number: int) -> None:
