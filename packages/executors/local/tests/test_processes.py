@@ -799,7 +799,7 @@ def test_shutdown_from_inside_completed(recorder: Any, eventually: Any) -> None:
     eventually(lambda: not any(t.name.startswith("inside") for t in threading.enumerate()), "it does not end")
 
 
-def test_submission_races_with_the_end(recorder: Any) -> None:
+def test_submission_races_with_the_end(recorder: Any, eventually: Any) -> None:
     for _ in range(3):
         executor, accepted = ProcessExecutor(workers=2), list[Call]()
         executor.start(recorder)
@@ -817,7 +817,7 @@ def test_submission_races_with_the_end(recorder: Any) -> None:
         feeders = [threading.Thread(target=feed) for _ in range(2)]
         for feeder in feeders:
             feeder.start()
-        time.sleep(0.05)
+        eventually(lambda: len(accepted) > 500, "too few calls are taken")
         assert executor.shutdown(cancel=True) == []
         for feeder in feeders:
             feeder.join()
