@@ -817,7 +817,7 @@ def test_submission_races_with_the_end(recorder: Any, eventually: Any) -> None:
         feeders = [threading.Thread(target=feed) for _ in range(2)]
         for feeder in feeders:
             feeder.start()
-        eventually(lambda: len(accepted) > 500, "too few calls are taken")
+        eventually(lambda accepted=accepted: len(accepted) > 500, "too few calls are taken")
         assert executor.shutdown(cancel=True) == []
         for feeder in feeders:
             feeder.join()
