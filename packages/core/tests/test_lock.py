@@ -6,6 +6,7 @@ import resource
 import threading
 from typing import Any
 
+import pytest
 from weft_core.lock import HotLock
 
 ENTRIES = 100_000
@@ -72,3 +73,21 @@ def test_a_condition_may_be_made_of_it() -> None:
         thread.start()
         assert changed.wait_for(lambda: done, 10)
     thread.join()
+
+
+class Interrupted(HotLock):
+    """Ctrl-C strikes as soon as it is acquired."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        super().acquire(blocking, timeout)
+        raise KeyboardInterrupt
+
+
+def test_nobody_holds_it_after_an_interrupted_entry() -> None:
+    lock, taken = Interrupted(), list[bool]()
+    with pytest.raises(KeyboardInterrupt):
+        lock.__enter__()
+    thread = threading.Thread(target=lambda: taken.append(HotLock.acquire(lock, False)))
+    thread.start()
+    thread.join()
+    assert taken == [True]

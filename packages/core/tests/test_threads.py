@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import itertools
 import logging
 import random
 import sys
@@ -65,6 +66,7 @@ class Chaos:
         self.told: Counter[int] = Counter()
         self.needs: dict[int, list[Any]] = {}
         self.ran: list[int] = []
+        self.tokens = itertools.count(1)  # random ones meet again where two threads have the same seed
         self.spec = TaskSpec(function=self.body, options=CallOptions(name="body"))
         self.join_spec = TaskSpec(function=self.join_body, join=True, options=CallOptions(name="join"))
         self.closed = threading.Event()
@@ -87,13 +89,13 @@ class Chaos:
         return rng.sample(known, min(len(known), rng.randrange(most + 1)))
 
     def submit(self, rng: random.Random) -> None:
-        token, needs = rng.getrandbits(60), self.some(rng)
+        token, needs = next(self.tokens), self.some(rng)
         self.needs[token] = needs
         shape = rng.choice([lambda n: [n], lambda n: [{"deep": [tuple(n)]}], lambda n: n])(needs)
         self.accept(self.kernel.submit(self.spec, (token, *shape)))
 
     def join(self, rng: random.Random) -> None:
-        token, needs, inner = rng.getrandbits(60), self.some(rng, 1), self.some(rng)
+        token, needs, inner = next(self.tokens), self.some(rng, 1), self.some(rng)
         self.needs[token] = needs
         self.accept(self.kernel.submit(self.join_spec, (token, lambda: inner, *needs)))
 

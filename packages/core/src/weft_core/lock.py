@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from _thread import RLock
+from typing import TYPE_CHECKING
 
 __all__ = ["HotLock"]
 
@@ -23,8 +24,18 @@ class HotLock(RLock):  # type: ignore[misc]  # typeshed calls it final; CPython 
 
     __slots__ = ()
 
+    if TYPE_CHECKING:  # typeshed does not know it
+
+        def _is_owned(self) -> bool: ...
+
     def __enter__(self, blocking: bool = True, timeout: float = -1) -> bool:
-        return self.acquire(False) or self._wait()
+        held = self._is_owned()
+        try:
+            return self.acquire(False) or self._wait()
+        except BaseException:  # Ctrl-C, just after it was acquired
+            if not held and self._is_owned():
+                self.release()
+            raise
 
     def _wait(self) -> bool:
         for _ in range(_YIELDS):
