@@ -20,7 +20,7 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 import pytest
-from weft_executor_local import ProcessExecutor, dispatcher
+from weft_executor_local import ProcessExecutor
 from weft_interfaces import (
     Call,
     ConfigError,
@@ -34,6 +34,7 @@ from weft_interfaces import (
     WorkerLostError,
     current_worker,
 )
+from weft_interfaces.processes import dispatcher
 from weft_interfaces.testing.calls import Gate, pass_gate
 
 PATIENCE = 30.0
@@ -589,7 +590,7 @@ def test_workers_that_never_come_up_fail_the_calls(recorder: Any, monkeypatch: A
 
 
 def test_out_of_memory_is_certified(monkeypatch: Any, tmp_path: Path) -> None:
-    from weft_executor_local import certificate
+    from weft_interfaces.processes import certificate
 
     events = tmp_path / "memory.events"
     events.write_text("low 0\noom 0\noom_kill 0\n")
@@ -839,7 +840,7 @@ def run_script(text: str, **options: Any) -> Any:
 
 FAMILY = """
 import os, subprocess, sys, threading, time
-from weft_executor_local import ProcessExecutor, dispatcher
+from weft_executor_local import ProcessExecutor
 from weft_interfaces import as_pool
 
 def long(path):

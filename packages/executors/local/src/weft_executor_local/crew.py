@@ -44,8 +44,8 @@ from weft_interfaces import (
     adopt_worker,
     format_seconds,
 )
+from weft_interfaces.processes import exit_error
 
-from .exits import exit_error
 from .streams import redirected
 from .thread_worker import ThreadWorker
 from .timers import Timers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from weft_interfaces import (
@@ -22,12 +22,10 @@ from weft_interfaces import (
     Serializer,
     parse_count,
 )
-
-from .cpus import available_cpus
+from weft_interfaces.processes import available_cpus
 
 if TYPE_CHECKING:
-    from .catalogue import Catalogue
-    from .staff import Staff
+    from weft_interfaces.processes import Catalogue, Staff
 
 __all__ = ["ProcessExecutor"]
 
@@ -54,27 +52,33 @@ class ProcessExecutor(BaseExecutor):
         self._slots = int(parse_count(workers, f"workers of executor {label!r}", least=1, whole=True))
         self._staff: Staff | None = None
         self._catalogue: Catalogue | None = None
+        self._completed: Callable[[Sequence[Outcome]], None] | None = None
         self._finalizer: weakref.finalize[[bool, float], ProcessExecutor] | None = None
         self._lifecycle = threading.Lock()
 
     def start(self, context: ExecutorContext) -> None:
         # Imported when they are needed: the import of the package is on every program's way.
-        from .catalogue import Catalogue
-        from .staff import Staff
+        from weft_interfaces.processes import Catalogue, Staff, WorkerSettings
+
+        from .reporter import Reporter
 
         with self._lifecycle:
             if self._staff is not None:
                 raise ConfigError(
                     f"executor {self.label!r} is running already; shut it down before starting it again"
                 )
-            self._staff = Staff(self.label, self._slots, context, _make_serializer)
-            self._catalogue = Catalogue(self._staff.serializer, self._refuse)
+            settings = WorkerSettings(count=self._slots, pickler="cloudpickle:Pickler")
+            reporter = Reporter(self.label, context)
+            self._staff = Staff(self.label, settings, reporter.report, reporter.emit)
+            reporter.serializer = _make_serializer()  # which takes as long as the template takes to come up
+            self._catalogue = Catalogue(reporter.serializer, self._refuse)
+            self._completed = context.completed
             # For those who forget to shut it down; it also runs when the interpreter exits.
             self._finalizer = weakref.finalize(self, self._staff.finish, True, 0.5)
 
     def submit(self, calls: Sequence[Call]) -> None:
-        staff, catalogue = self._staff, self._catalogue
-        if staff is None or catalogue is None:
+        staff, catalogue, completed = self._staff, self._catalogue, self._completed
+        if staff is None or catalogue is None or completed is None:
             raise RunClosedError(
                 f"executor {self.label!r} is not running: it was not started, or was shut down"
             )
@@ -86,7 +90,7 @@ class ProcessExecutor(BaseExecutor):
                 refused.append(Outcome(call.id, None, error))
         staff.submit(entries)
         if refused:
-            staff.report(refused)
+            completed(refused)
 
     def cancel(self, ids: Collection[int]) -> Collection[int]:
         staff = self._staff

@@ -15,8 +15,8 @@ from weft_interfaces import (
     RunClosedError,
     parse_count,
 )
+from weft_interfaces.processes import available_cpus
 
-from .cpus import available_cpus
 from .crew import Crew
 
 __all__ = ["ThreadExecutor"]

@@ -1,5 +1,4 @@
-"""The worker processes of one :class:`ProcessExecutor` between ``start`` and ``shutdown``, and how calls get
-to them.
+"""Worker processes of this machine, and how calls get to them.
 
 ::
 
@@ -27,31 +26,21 @@ import weakref
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from weft_interfaces import (
-    DeathCertificate,
-    Event,
-    ExecutorContext,
-    Load,
-    Outcome,
-    RunClosedError,
-    SerializationError,
-    Serializer,
-    WorkerLostError,
-)
-
+from ..errors import DeathCertificate, RunClosedError, WorkerLostError
+from ..executor import Load
 from . import frames
 from .catalogue import Entry
 from .certificate import OomCounter, certify, tail_of_file
 from .dispatcher import Dispatcher
-from .failures import unpack_error
 from .kill import kill_group
 from .notices import ENDED, STARTED, Notice
+from .settings import WorkerSettings
 from .template_process import TemplateProcess
 from .worker_link import WorkerLink
 
-__all__ = ["Staff"]
+__all__ = ["Ending", "Staff"]
 
 _CONFIRM = 2.0  # seconds that ``cancel`` waits for the death of a worker
 _STILLBORN = 5  # workers in a row that may die before they are up
@@ -60,21 +49,38 @@ _NOTES = (frames.READY, frames.DROPPED)  # reports that are not of calls
 _BOTH = selectors.EVENT_READ | selectors.EVENT_WRITE
 
 
-class Staff:
-    """``size`` worker processes that run calls and report to ``context``.
+class Ending(NamedTuple):
+    """How a call ended: what its worker reported (see ``frames.py``), or the ``error`` that was decided."""
 
-    Raises :class:`OSError`, with nothing left running, if the template process cannot be started.
+    entry: Entry
+    kind: int = frames.ERROR
+    payload: bytes | memoryview = b""
+    error: BaseException | None = None
+
+
+class Staff:
+    """Worker processes that run calls.
+
+    ``report`` takes the endings, in batches and from any thread, ``emit`` an event's kind and its data.
+    Neither is called with a lock held. Raises :class:`OSError`, with nothing left running, if the template
+    process cannot be started.
     """
 
     def __init__(
-        self, label: str, size: int, context: ExecutorContext, make_serializer: Callable[[], Serializer]
+        self,
+        label: str,
+        settings: WorkerSettings,
+        report: Callable[[Sequence[Ending]], object],
+        emit: Callable[[str, dict[str, Any]], object],
     ) -> None:
         self._label = label
-        self._size = size
-        self._context = context
+        self._settings = settings
+        self._size = settings.count
+        self._deliver = report
+        self._tell = emit
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._dispatcher = Dispatcher(size, self._await_room)
+        self._dispatcher = Dispatcher(settings.count, self._await_room)
         self._links = self._dispatcher.links
         self._numbers = itertools.count(1)
         self._oom = OomCounter()
@@ -98,7 +104,6 @@ class Staff:
         try:
             self._template = self._start_template()
             self._recruit()
-            self.serializer = make_serializer()  # which may take as long as the template takes to come up
             self._thread.start()
         except BaseException:
             self._clear()
@@ -124,11 +129,11 @@ class Staff:
         with self._lock:
             ended, begun = self._dispatcher.cancel(ids)
             self._reporting += 1
-        self._report([Outcome(call_id, None, CancelledError()) for call_id in ended])
+        self._report([Ending(entry, error=CancelledError()) for entry in ended])
         if begun and threading.current_thread() is not self._thread:
             with self._changed:
                 self._changed.wait_for(lambda: self._dispatcher.unconfirmed.isdisjoint(begun), _CONFIRM)
-        return ended + begun
+        return [entry.id for entry in ended] + begun
 
     def running(self) -> list[int]:
         """See :meth:`Executor.running`."""
@@ -177,14 +182,13 @@ class Staff:
                 pass
 
     def _check(self) -> None:
-        outcomes: list[Outcome] = []
+        endings: list[Ending] = []
         with self._lock:
             self._dispatcher.check()
             if time.monotonic() >= self._retry_at:
                 self._retry_at = math.inf
-                outcomes = self._recruit()
-        if outcomes:
-            self.report(outcomes)
+                endings = self._recruit()
+        self._report_later(endings)
         for link in [link for link in self._links.values() if link.mourned_at < time.monotonic()]:
             link.kill()
             self._bury(link, None, "its template process does not say how it ended")
@@ -211,81 +215,66 @@ class Staff:
                 self._hung_up(link)
 
     def _settle(self, link: WorkerLink, reports: Sequence[frames.Report]) -> None:
-        """Take note of reports, keep the workers busy, and pass the outcomes on."""
-        ended = [report for report in reports if report.kind not in _NOTES]
-        with self._lock:
-            entries = list(itertools.islice(link.in_flight, len(ended)))
-        # Values are unpickled without the lock: that may take its time.
-        outcomes = [self._unpack(entry, report) for entry, report in zip(entries, ended, strict=True)]
+        """Take note of reports, keep the workers busy, and pass the endings on."""
         now = time.monotonic()
         dispatcher = self._dispatcher
+        endings: list[Ending] = []
         with self._lock:
-            for index, report in enumerate(ended):
-                entry = dispatcher.complete(link, report.seconds, now)
-                if entry.verdict is not None:
-                    outcomes[index] = Outcome(entry.id, None, entry.verdict)
-            if len(ended) < len(reports):
-                self._note(link, reports, now)
+            for kind, seconds, payload in reports:
+                if kind in _NOTES:
+                    self._note(link, kind, payload, now)
+                    continue
+                entry = dispatcher.complete(link, seconds, now)
+                endings.append(Ending(entry, kind, payload, entry.verdict))
             dispatcher.release(link)
             dispatcher.dispatch(link)
             self._reporting += 1
-        self._report(outcomes)
+        self._report(endings)
 
-    def _unpack(self, entry: Entry, report: frames.Report) -> Outcome:
-        if report.kind == frames.NOTHING:
-            return Outcome(entry.id)
-        if report.kind == frames.ERROR:
-            error = unpack_error(report.payload, self.serializer, entry.options.options.name)
-            return Outcome(entry.id, None, error)
+    def _note(self, link: WorkerLink, kind: int, payload: bytes | memoryview, now: float) -> None:
+        if kind == frames.READY:
+            link.ready = True
+            link.since = now
+            self._stillborn = 0
+        else:
+            link.stale -= int(payload)
+
+    def _report_later(self, endings: Sequence[Ending]) -> None:
+        """Pass endings on that were not counted in ``_reporting`` while the lock was held."""
+        if endings:
+            with self._lock:
+                self._reporting += 1
+            self._report(endings)
+
+    def _report(self, endings: Sequence[Ending]) -> None:
+        """Pass endings on, without the lock; ``_reporting`` has been counted up for it."""
         try:
-            return Outcome(entry.id, self.serializer.loads(report.payload, entry.options.result))
-        except SerializationError as unreadable:
-            return Outcome(entry.id, None, unreadable)
-
-    def _note(self, link: WorkerLink, reports: Sequence[frames.Report], now: float) -> None:
-        for report in reports:
-            if report.kind == frames.READY:
-                link.ready = True
-                link.since = now
-                self._stillborn = 0
-            elif report.kind == frames.DROPPED:
-                link.stale -= int(report.payload)
-
-    def report(self, outcomes: Sequence[Outcome]) -> None:
-        """Pass outcomes on that are not of calls in flight."""
-        with self._lock:
-            self._reporting += 1
-        self._report(outcomes)
-
-    def _report(self, outcomes: Sequence[Outcome]) -> None:
-        """Pass outcomes on, without the lock; ``_reporting`` has been counted up for it."""
-        try:
-            if outcomes:
-                self._context.completed(outcomes)
+            if endings:
+                self._deliver(endings)
         finally:
             with self._changed:
                 self._reporting -= 1
                 if self._dispatcher.unconfirmed:
-                    self._dispatcher.unconfirmed.difference_update([outcome.id for outcome in outcomes])
+                    self._dispatcher.unconfirmed.difference_update([ending.entry.id for ending in endings])
                 self._changed.notify_all()
 
     # -- births and deaths, in the I/O thread -------------------------------------------------------------
 
     def _start_template(self) -> TemplateProcess:
-        template = TemplateProcess(self._lifeline)
+        template = TemplateProcess(self._lifeline, self._settings)
         self._selector.register(template.control, selectors.EVENT_READ, self._read_notices)
         return template
 
-    def _recruit(self) -> list[Outcome]:
+    def _recruit(self) -> list[Ending]:
         """Have as many workers as there should be, or try again later. Under the lock.
 
-        Returns outcomes of calls that must not wait any longer.
+        Returns endings of calls that must not wait any longer.
         """
         try:
             while len(self._links) < self._size and not self._stopping:
                 if self._template is None:
                     self._template = self._start_template()
-                link = WorkerLink(next(self._numbers), self._template)
+                link = WorkerLink(next(self._numbers), self._free_seat(), self._template)
                 self._links[link.number] = link
                 self._selector.register(
                     link.connection, selectors.EVENT_READ, partial(self._read_reports, link)
@@ -296,14 +285,18 @@ class Staff:
                 return self._miscarry(certify(None, None, self._oom, "", f"it could not be started: {error}"))
         return []
 
-    def _miscarry(self, certificate: DeathCertificate) -> list[Outcome]:
+    def _free_seat(self) -> int:
+        taken = {link.seat for link in self._links.values()}
+        return next(seat for seat in itertools.count() if seat not in taken)
+
+    def _miscarry(self, certificate: DeathCertificate) -> list[Ending]:
         """A worker did not come up. When that goes on, nothing will ever run the waiting calls: end them."""
         self._stillborn += 1
         if self._stillborn < _STILLBORN or any(link.ready for link in self._links.values()):
             return []
         message = f"executor {self._label!r}: {self._stillborn} workers in a row did not come up"
         error = WorkerLostError(message, [certificate])
-        return [Outcome(entry.id, None, error) for entry in self._dispatcher.dismiss_waiting()]
+        return [Ending(entry, error=error) for entry in self._dispatcher.dismiss_waiting()]
 
     def _read_notices(self, mask: int) -> None:
         notices = self._template.read() if self._template is not None else []
@@ -355,8 +348,8 @@ class Staff:
             if link.pid is None or link.reader.ended:
                 self._bury(link, None, "its template process died")
         with self._lock:
-            outcomes = self._recruit()
-        self.report(outcomes)
+            endings = self._recruit()
+        self._report_later(endings)
 
     def _bury(self, link: WorkerLink, status: int | None, reason: str = "") -> None:
         """Settle everything with a worker that has ended, and start another."""
@@ -368,19 +361,19 @@ class Staff:
         with self._lock:
             if link.number not in self._links:  # a shutdown has run out of patience meanwhile
                 return
-            outcomes = [_lost(entry, certificate) for entry in self._dispatcher.remove(link)]
+            endings = [_lost(entry, certificate) for entry in self._dispatcher.remove(link)]
             self._close(link)
             if not link.ready and not self._stopping:
-                outcomes += self._miscarry(certificate)
+                endings += self._miscarry(certificate)
             if self._stillborn > 1:
                 self._retry_at = min(self._retry_at, time.monotonic() + _RETRY)
             else:
-                outcomes += self._recruit()
+                endings += self._recruit()
             self._dispatcher.dispatch()
             self._reporting += 1
         if not self._stopping:
             self._emit("worker.lost", worker=link.number, pid=link.pid, reason=str(certificate))
-        self._report(outcomes)
+        self._report(endings)
 
     def _close(self, link: WorkerLink) -> None:
         with contextlib.suppress(KeyError):
@@ -395,7 +388,7 @@ class Staff:
         return certify(link.pid, status, self._oom, tail, reason)
 
     def _emit(self, kind: str, **data: Any) -> None:
-        self._context.emit([Event(time.time(), kind, self._label, data)])
+        self._tell(kind, data)
 
     # -- the end ------------------------------------------------------------------------------------------
 
@@ -446,10 +439,10 @@ class Staff:
             leftovers.append(f"template process {template.pid} of executor {self._label!r} had to be killed")
         self._links.clear()
         self._close_descriptors()
-        remaining = list(self._dispatcher.entries)
+        remaining = list(self._dispatcher.entries.values())
         self._dispatcher.entries.clear()
         if remaining:
-            self._context.completed([Outcome(call_id, None, CancelledError()) for call_id in remaining])
+            self._deliver([Ending(entry, error=CancelledError()) for entry in remaining])
         return leftovers
 
     def _close_descriptors(self) -> None:
@@ -471,11 +464,11 @@ class Staff:
         self._close_descriptors()
 
 
-def _lost(entry: Entry, certificate: DeathCertificate) -> Outcome:
+def _lost(entry: Entry, certificate: DeathCertificate) -> Ending:
     if entry.verdict is not None:
-        return Outcome(entry.id, None, entry.verdict)
+        return Ending(entry, error=entry.verdict)
     message = f"the worker that ran task {entry.options.options.name!r} is gone"
-    return Outcome(entry.id, None, WorkerLostError(message, [certificate]))
+    return Ending(entry, error=WorkerLostError(message, [certificate]))
 
 
 _staffs: weakref.WeakSet[Staff] = weakref.WeakSet()

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
 
-from weft_interfaces import Load, TaskTimeoutError, format_seconds
-
+from ..errors import TaskTimeoutError
+from ..executor import Load
+from ..units import format_seconds
 from .backlog import Backlog
 from .catalogue import Entry
 from .worker_link import WorkerLink
@@ -131,9 +132,9 @@ class Dispatcher:
             del self.entries[entry.id]
         return lost
 
-    def cancel(self, ids: Iterable[int]) -> tuple[list[int], list[int]]:
-        """The calls that were cancelled, and those that will be when their workers are dead."""
-        ended: list[int] = []
+    def cancel(self, ids: Iterable[int]) -> tuple[list[Entry], list[int]]:
+        """The calls that were cancelled, and the ids of those that will be when their workers are dead."""
+        ended: list[Entry] = []
         begun: list[int] = []
         for call_id in ids:
             entry = self.entries.get(call_id)
@@ -141,7 +142,7 @@ class Dispatcher:
                 continue
             if entry.worker is None:
                 self._dismiss(entry)
-                ended.append(call_id)
+                ended.append(entry)
             else:
                 entry.verdict = CancelledError()  # even if it was its timeout that its worker was killed for
                 begun.append(call_id)

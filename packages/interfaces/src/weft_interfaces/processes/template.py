@@ -18,35 +18,37 @@ import select
 import signal
 import socket
 import sys
+from importlib import import_module
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import cloudpickle  # type: ignore[import-untyped]
-from weft_interfaces import PickleSerializer
-
+from ..pickling import PickleSerializer
 from .kill import kill_group, kill_tree
 from .notices import ENDED, FAILED, KILL, NOTICE, REQUEST, STARTED
+from .settings import WorkerSettings
 from .worker import Worker
 
 __all__ = ["Template", "main"]
 
 
-def main(control: int, lifeline: int) -> None:
+def main(control: int, lifeline: int, settings: dict[str, Any]) -> None:
     """Serve the client at the other end of the socket ``control``.
 
-    ``lifeline`` is the reading end of a pipe of which only the client has the other.
+    ``lifeline`` is the reading end of a pipe of which only the client has the other; ``settings`` are those
+    of :class:`WorkerSettings`.
     """
-    Template(socket.socket(fileno=control), lifeline).run()
+    Template(socket.socket(fileno=control), lifeline, WorkerSettings(**settings)).run()
 
 
 class Template:
     """Forks workers and buries them."""
 
-    def __init__(self, control: socket.socket, lifeline: int) -> None:
+    def __init__(self, control: socket.socket, lifeline: int, settings: WorkerSettings) -> None:
         self._control = control
         self._lifeline = lifeline
         self._workers: dict[int, int] = {}  # pid: number
-        self._serializer = PickleSerializer(cloudpickle.Pickler)
+        self._settings = settings
+        self._serializer = PickleSerializer(_find(settings.pickler))
         self._wakeup, self._waker = socket.socketpair()
 
     def run(self) -> None:
@@ -60,6 +62,11 @@ class Template:
         ):  # who asks the terminal gets an error, and does not stop
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        for module in self._settings.preload:
+            try:
+                import_module(module)
+            except BaseException:  # noqa: BLE001  the calls that need it will say so too
+                sys.excepthook(*sys.exc_info())
         gc.collect()
         gc.freeze()  # so that collections in the workers do not copy pages that they could share
         poll = select.poll()
@@ -83,11 +90,11 @@ class Template:
         data, descriptors, _, _ = socket.recv_fds(self._control, REQUEST.size, 3)
         if len(data) < REQUEST.size:
             return False
-        wish, number = REQUEST.unpack(data)
+        wish, number, seat = REQUEST.unpack(data)
         if wish == KILL:
             self._kill(number)
         else:
-            self._fork(number, descriptors)
+            self._fork(number, seat, descriptors)
         return True
 
     def _kill(self, number: int) -> None:
@@ -95,14 +102,14 @@ class Template:
             if its_number == number:
                 kill_tree(pid)  # it has not been reaped, so the process with this number is the worker
 
-    def _fork(self, number: int, descriptors: list[int]) -> None:
+    def _fork(self, number: int, seat: int, descriptors: list[int]) -> None:
         try:
             pid = os.fork()
         except OSError as error:
             self._notify(FAILED, number, 0, error.errno or 0)
         else:
             if not pid:
-                self._become_worker(descriptors)
+                self._become_worker(seat, descriptors)
             self._workers[pid] = number
             self._notify(STARTED, number, pid, 0)
         for descriptor in descriptors:
@@ -124,7 +131,7 @@ class Template:
     def _notify(self, kind: int, number: int, pid: int, status: int) -> None:
         self._control.sendall(NOTICE.pack(kind, number, pid, status))
 
-    def _become_worker(self, descriptors: list[int]) -> NoReturn:
+    def _become_worker(self, seat: int, descriptors: list[int]) -> NoReturn:
         code = 1
         try:
             os.setpgid(0, 0)
@@ -139,6 +146,7 @@ class Template:
                 with contextlib.suppress(Exception):
                     # Whole lines, also with PYTHONUNBUFFERED: pieces of lines would mix with other workers'.
                     stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
+            self._take_seat(seat)
             Worker(socket.socket(fileno=connection), tokens, self._serializer).run()
             code = 0
         except KeyboardInterrupt:
@@ -147,6 +155,18 @@ class Template:
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(code)
+
+    def _take_seat(self, seat: int) -> None:
+        settings = self._settings
+        if settings.environments:
+            os.environ.update(settings.environments[seat])
+        if settings.affinities and settings.affinities[seat] and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, settings.affinities[seat])
+
+
+def _find(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:

@@ -7,9 +7,11 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from .notices import FORK, KILL, NOTICE, REQUEST, Notice
+from .settings import WorkerSettings
 
 __all__ = ["TemplateProcess", "client_path"]
 
@@ -20,9 +22,9 @@ if os.getpgrp() != os.getpid():
     os.setpgid(0, 0)
 import importlib, json
 with os.fdopen(int(sys.argv[1])) as setup:
-    module, control, lifeline, sys.path[:] = json.load(setup)
+    module, control, lifeline, settings, sys.path[:] = json.load(setup)
 sys.argv[1:] = []
-importlib.import_module(module).main(control, lifeline)
+importlib.import_module(module).main(control, lifeline, settings)
 """
 
 # Older versions of Python leave the group a moment later, in the code above.
@@ -32,7 +34,7 @@ _GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) els
 class TemplateProcess:
     """A running template. Not for several threads at once, but :meth:`kill`."""
 
-    def __init__(self, lifeline: int) -> None:
+    def __init__(self, lifeline: int, settings: WorkerSettings) -> None:
         """Start one; it is not waited for. Raises :class:`OSError`, having started nothing."""
         import json
 
@@ -54,7 +56,8 @@ class TemplateProcess:
             theirs_number = theirs.fileno()
             theirs.close()
         with contextlib.suppress(BrokenPipeError), os.fdopen(setup_end, "w") as file:
-            json.dump([f"{__package__}.template", theirs_number, lifeline, client_path()], file)
+            module = f"{__package__}.template"
+            json.dump([module, theirs_number, lifeline, asdict(settings), client_path()], file)
         self.control.setblocking(False)
         self._rest = b""
 
@@ -62,18 +65,19 @@ class TemplateProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def spawn(self, number: int, descriptors: list[int]) -> None:
-        """Ask for a worker with these descriptors. Raises :class:`OSError` when the template is gone or
-        busy.
+    def spawn(self, number: int, seat: int, descriptors: list[int]) -> None:
+        """Ask for a worker with this seat and these descriptors.
+
+        Raises :class:`OSError` when the template is gone or busy.
         """
-        socket.send_fds(self.control, [REQUEST.pack(FORK, number)], descriptors)
+        socket.send_fds(self.control, [REQUEST.pack(FORK, number, seat)], descriptors)
 
     def kill(self, number: int) -> None:
         """Have a worker killed, with all its descendants. Raises :class:`OSError` as :meth:`spawn` does.
 
         Only the template can do it without ever hitting another process: it knows which ones it has reaped.
         """
-        self.control.send(REQUEST.pack(KILL, number))
+        self.control.send(REQUEST.pack(KILL, number, 0))
 
     def read(self) -> list[Notice] | None:
         """The notices that have arrived; None when the template is gone."""

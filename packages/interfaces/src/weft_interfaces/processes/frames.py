@@ -21,7 +21,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-from weft_interfaces import CallOptions
+from ..call import CallOptions
 
 __all__ = [
     "DROPPED",
@@ -46,7 +46,7 @@ _REPORT = struct.Struct("<BQd")
 READY = 0  # the worker is up
 NOTHING = 1  # the call returned None
 VALUE = 2  # its value, pickled
-ERROR = 3  # a pickled failures.PackedError
+ERROR = 3  # a pickled results.PackedError
 DROPPED = 4  # so many calls of the last batches found no token
 
 

@@ -8,7 +8,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from weft_interfaces import Call, CallOptions, InputError, SerializationError, Serializer
+from ..call import Call, CallOptions
+from ..errors import InputError, SerializationError
+from ..serializer import Serializer
 
 __all__ = ["Catalogue", "Entry", "FunctionRecord", "OptionsRecord"]
 
@@ -34,7 +36,7 @@ class FunctionRecord:
 class OptionsRecord:
     """Options of calls, under a number, and what is read of them for every call."""
 
-    __slots__ = ("arguments", "number", "options", "priority", "result", "slots", "timeout")
+    __slots__ = ("arguments", "number", "options", "priority", "slots", "timeout")
 
     def __init__(self, number: int, options: CallOptions) -> None:
         self.number = number
@@ -43,7 +45,6 @@ class OptionsRecord:
         self.slots = options.resources.slots
         self.timeout = options.timeout
         self.arguments = f"the arguments of task {options.name!r}"
-        self.result = f"the result of task {options.name!r}"
 
 
 class Entry:

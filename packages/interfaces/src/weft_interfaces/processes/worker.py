@@ -17,17 +17,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from weft_interfaces import (
-    Call,
-    CallOptions,
-    PickleSerializer,
-    SerializationError,
-    WorkerContext,
-    adopt_worker,
-)
-
+from ..call import Call, CallOptions
+from ..errors import SerializationError
+from ..pickling import PickleSerializer
+from ..worker import WorkerContext, adopt_worker
 from . import frames
-from .failures import pack_error
+from .results import pack_error
 from .surroundings import Surroundings, flush, redirected
 
 __all__ = ["Worker", "handles_streams"]

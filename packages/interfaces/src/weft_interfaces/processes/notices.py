@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 __all__ = ["ENDED", "FAILED", "FORK", "KILL", "NOTICE", "REQUEST", "STARTED", "Notice"]
 
-REQUEST = struct.Struct("<BQ")  # what to do, and the number of the worker
+REQUEST = struct.Struct("<BQI")  # what to do, the number of the worker, and its seat
 FORK = 1  # start it; with the request come its socket, its tokens and its crash file
 KILL = 2  # kill it with all its descendants
 NOTICE = struct.Struct("<BQqq")

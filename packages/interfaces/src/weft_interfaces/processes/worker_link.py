@@ -40,9 +40,10 @@ class WorkerLink:
     its call.
     """
 
-    def __init__(self, number: int, template: TemplateProcess) -> None:
+    def __init__(self, number: int, seat: int, template: TemplateProcess) -> None:
         """Ask the template for the worker. Raises :class:`OSError`, holding nothing."""
         self.number = number
+        self.seat = seat
         self.template = template
         self.pid: int | None = None
         self.ready = False
@@ -54,7 +55,7 @@ class WorkerLink:
             stack.enter_context(theirs)
             self._tokens, self._tokens_end = _token_pipe(stack)
             self._crash = _nameless_file(stack)
-            template.spawn(number, [theirs.fileno(), self._tokens, self._crash])
+            template.spawn(number, seat, [theirs.fileno(), self._tokens, self._crash])
             stack.pop_all()
         theirs.close()
         self.connection.setblocking(False)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from weft_interfaces import CallOptions
+from ..call import CallOptions
 
 __all__ = ["Surroundings", "flush", "redirected"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weft_interfaces import TaskExitError
+from ..errors import TaskExitError
 
 __all__ = ["exit_error"]
 

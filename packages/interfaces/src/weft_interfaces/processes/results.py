@@ -1,4 +1,4 @@
-"""Carries exceptions from a worker to the client."""
+"""Carries what became of calls from a worker to the client."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import pickle
 import traceback
 from typing import NamedTuple
 
-from weft_interfaces import RemoteError, SerializationError, Serializer
-
+from ..call import Outcome
+from ..errors import RemoteError, SerializationError
+from ..serializer import Serializer
 from .exits import exit_error
+from .frames import ERROR, NOTHING
 
-__all__ = ["PackedError", "RemoteTraceback", "pack_error", "unpack_error"]
+__all__ = ["PackedError", "RemoteTraceback", "pack_error", "unpack_result"]
 
 
 class RemoteTraceback(Exception):
@@ -53,7 +55,21 @@ def pack_error(error: BaseException, serializer: Serializer, task: str) -> bytes
     return pickle.dumps(tuple(PackedError(pickled, name, _message(error), text, unpicklable)), 5)
 
 
-def unpack_error(data: bytes | memoryview, serializer: Serializer, task: str) -> BaseException:
+def unpack_result(
+    call_id: int, kind: int, payload: bytes | memoryview, serializer: Serializer, task: str
+) -> Outcome:
+    """The outcome that a worker reported, given the kind of its report, the payload and the task's name."""
+    if kind == NOTHING:
+        return Outcome(call_id)
+    if kind == ERROR:
+        return Outcome(call_id, None, _unpack_error(payload, serializer, task))
+    try:
+        return Outcome(call_id, serializer.loads(payload, f"the result of task {task!r}"))
+    except SerializationError as unreadable:
+        return Outcome(call_id, None, unreadable)
+
+
+def _unpack_error(data: bytes | memoryview, serializer: Serializer, task: str) -> BaseException:
     """The exception again, with the worker's traceback at the end of its causes; a RemoteError if it cannot
     be rebuilt.
     """

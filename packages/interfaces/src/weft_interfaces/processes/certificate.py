@@ -7,7 +7,7 @@ import socket
 import time
 from pathlib import Path
 
-from weft_interfaces import DeathCertificate
+from ..errors import DeathCertificate
 
 __all__ = ["OomCounter", "certify", "tail_of", "tail_of_file"]
 

@@ -1,0 +1,26 @@
+"""How the worker processes of one executor, or of one node, are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+__all__ = ["WorkerSettings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """How worker processes are made. It is sent to the template as JSON.
+
+    count: workers. pickler: the class that pickles results, as ``module:name``.
+    preload: modules that are imported before workers are forked, so that these need not.
+    environments: variables of each worker's environment, by its seat; a call that changes them changes them
+    for itself. affinities: processors that each worker may use, by its seat; an empty one is not bound. A
+    replacement takes the seat of the worker that died, from 0 to ``count`` - 1.
+    """
+
+    count: int
+    pickler: str = "pickle:Pickler"
+    preload: Sequence[str] = ()
+    environments: Sequence[Mapping[str, str]] = field(default=())
+    affinities: Sequence[Sequence[int]] = field(default=())
