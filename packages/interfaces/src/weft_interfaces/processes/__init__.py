@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .backlog import Backlog
     from .catalogue import Catalogue, Entry, FunctionRecord, OptionsRecord
     from .cpus import available_cpus
     from .exits import exit_error
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .staff import Ending, Staff
 
 __all__ = [
+    "Backlog",
     "Catalogue",
     "Ending",
     "Entry",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _NAMES = {
+    "backlog": "Backlog",
     "catalogue": "Catalogue Entry FunctionRecord OptionsRecord",
     "cpus": "available_cpus",
     "exits": "exit_error",

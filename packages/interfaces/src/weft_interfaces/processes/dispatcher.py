@@ -32,8 +32,15 @@ class Dispatcher:
     unconfirmed: the begun calls whose workers were killed for them, until their outcome has been reported.
     """
 
-    def __init__(self, slots: int, on_blocked: Callable[[WorkerLink], None]) -> None:
-        """``on_blocked`` is told of workers whose socket is full."""
+    def __init__(
+        self,
+        slots: int,
+        on_blocked: Callable[[WorkerLink], None],
+        handing: Callable[[Sequence[Entry]], object] | None = None,
+    ) -> None:
+        """``on_blocked`` is told of workers whose socket is full, ``handing`` of calls just before they are
+        sent.
+        """
         self.entries: dict[int, Entry] = {}
         self.links: dict[int, WorkerLink] = {}
         self.check_at = math.inf
@@ -41,6 +48,7 @@ class Dispatcher:
         self._slots = slots
         self._free = slots
         self._on_blocked = on_blocked
+        self._handing = handing
         self._backlog = Backlog()
         self._idle: dict[int, WorkerLink] = {}
 
@@ -85,6 +93,8 @@ class Dispatcher:
             return
         if not link.in_flight:
             link.since = time.monotonic()
+        if self._handing is not None:
+            self._handing(entries)
         if not link.send(entries):
             self._on_blocked(link)
         self.check_at = min(self.check_at, self._next_check(link))

@@ -44,6 +44,7 @@ __all__ = ["Ending", "Staff"]
 
 _CONFIRM = 2.0  # seconds that ``cancel`` waits for the death of a worker
 _STILLBORN = 5  # workers in a row that may die before they are up
+_LONGEST_SLEEP = 3600.0  # selectors take no infinity
 _RETRY = 0.5  # seconds until workers that could not be started are tried again
 _NOTES = (frames.READY, frames.DROPPED)  # reports that are not of calls
 _BOTH = selectors.EVENT_READ | selectors.EVENT_WRITE
@@ -62,8 +63,9 @@ class Staff:
     """Worker processes that run calls.
 
     ``report`` takes the endings, in batches and from any thread, ``emit`` an event's kind and its data.
-    Neither is called with a lock held. Raises :class:`OSError`, with nothing left running, if the template
-    process cannot be started.
+    Neither is called with a lock held. ``handing`` is told of calls just before they are sent to a worker,
+    under the lock. Without a ``thread`` of its own it works inside :meth:`serve`. Raises :class:`OSError`,
+    with nothing left running, if the template process cannot be started.
     """
 
     def __init__(
@@ -72,6 +74,9 @@ class Staff:
         settings: WorkerSettings,
         report: Callable[[Sequence[Ending]], object],
         emit: Callable[[str, dict[str, Any]], object],
+        *,
+        handing: Callable[[Sequence[Entry]], object] | None = None,
+        thread: bool = True,
     ) -> None:
         self._label = label
         self._settings = settings
@@ -80,7 +85,7 @@ class Staff:
         self._tell = emit
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._dispatcher = Dispatcher(settings.count, self._await_room)
+        self._dispatcher = Dispatcher(settings.count, self._await_room, handing)
         self._links = self._dispatcher.links
         self._numbers = itertools.count(1)
         self._oom = OomCounter()
@@ -104,7 +109,8 @@ class Staff:
         try:
             self._template = self._start_template()
             self._recruit()
-            self._thread.start()
+            if thread:
+                self._thread.start()
         except BaseException:
             self._clear()
             raise
@@ -135,6 +141,11 @@ class Staff:
                 self._changed.wait_for(lambda: self._dispatcher.unconfirmed.isdisjoint(begun), _CONFIRM)
         return [entry.id for entry in ended] + begun
 
+    def take_back_waiting(self) -> list[int]:
+        """Have back the calls that have not been sent to a worker; nothing is reported of them."""
+        with self._lock:
+            return [entry.id for entry in self._dispatcher.dismiss_waiting()]
+
     def running(self) -> list[int]:
         """See :meth:`Executor.running`."""
         with self._lock:
@@ -146,6 +157,24 @@ class Staff:
             return self._dispatcher.load()
 
     # -- the I/O thread -----------------------------------------------------------------------------------
+
+    def serve(self, descriptor: int, pump: Callable[[], float | None]) -> None:
+        """Work in the calling thread, until ``pump`` returns None. Then everything left is killed.
+
+        ``pump`` is called again and again: at once when ``descriptor`` can be read, and at the time that it
+        returned, in seconds of :func:`time.monotonic`.
+        """
+        self._thread = threading.current_thread()
+        self._selector.register(descriptor, selectors.EVENT_READ, _ignore)
+        try:
+            while (due := pump()) is not None:
+                for key, mask in self._selector.select(min(self._sleep(), max(0.0, due - time.monotonic()))):
+                    key.data(mask)
+                self._sleeps_until = 0.0
+                self._check()
+        finally:
+            self._stopping = self._closing = True
+            self._clear()
 
     def _run(self) -> None:
         deadline = math.inf
@@ -164,13 +193,13 @@ class Staff:
                     for link in self._links.values():
                         link.hang_up()
 
-    def _sleep(self) -> float | None:
+    def _sleep(self) -> float:
         """How long to wait for something to read, at most."""
         if self._stopping:
             return 0.1
         with self._lock:
             self._sleeps_until = min(self._dispatcher.check_at, self._retry_at)
-            return None if self._sleeps_until == math.inf else max(0.0, self._sleeps_until - time.monotonic())
+            return min(_LONGEST_SLEEP, max(0.0, self._sleeps_until - time.monotonic()))
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -462,6 +491,10 @@ class Staff:
         if self._template is not None:
             self._template.control.close()
         self._close_descriptors()
+
+
+def _ignore(mask: int) -> None:
+    """What is to be done, ``pump`` does."""
 
 
 def _lost(entry: Entry, certificate: DeathCertificate) -> Ending:

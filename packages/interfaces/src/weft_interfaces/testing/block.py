@@ -37,13 +37,31 @@ class BlockExecutorSuite(ExecutorSuite):
         assert process.stdin is not None
         process.stdin.write(data)
         process.stdin.close()
-        self.__dict__[_key(block_id)] = process
+        self._processes()[block_id] = process
 
     def stop_block(self, executor: BlockExecutor, block_id: str) -> None:
         """End what ``start_block`` started, as a batch system does."""
-        process: subprocess.Popen[bytes] = self.__dict__.pop(_key(block_id))
+        process = self._processes().pop(block_id)
         process.kill()
         process.wait(self.timeout)
+
+    def _processes(self) -> dict[str, subprocess.Popen[bytes]]:
+        """The managers that run, by their blocks."""
+        running: dict[str, subprocess.Popen[bytes]] = self.__dict__.setdefault("_running", {})
+        return running
+
+    def conclude(self) -> None:
+        processes = self._processes()
+        late = []
+        while processes:
+            block_id, process = processes.popitem()
+            try:
+                process.wait(self.timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(self.timeout)
+                late.append(block_id)
+        assert not late, f"managers end when their executor is shut down, but not those of {late}"
 
     def prepare(self, executor: Executor) -> None:
         assert isinstance(executor, BlockExecutor), (
@@ -211,7 +229,3 @@ def as_block_executor(executor: Executor) -> BlockExecutor:
         f"it lacks methods of the BlockExecutor contract: {executor!r}"
     )
     return executor
-
-
-def _key(block_id: str) -> str:
-    return f"_manager of {block_id}"

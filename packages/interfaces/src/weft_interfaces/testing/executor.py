@@ -72,6 +72,9 @@ class ExecutorSuite:
     def prepare(self, executor: Executor) -> None:
         """Do what it takes for a started executor to run calls; nothing for most."""
 
+    def conclude(self) -> None:
+        """The executor was shut down: see that what ``prepare`` began has ended."""
+
     # -- helpers --------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -89,6 +92,7 @@ class ExecutorSuite:
                 yield executor, context
             finally:
                 executor.shutdown(cancel=True, timeout=self.timeout)
+                self.conclude()
 
     def await_outcomes(self, context: RecordingContext, ids: Iterable[int]) -> dict[int, Outcome]:
         """Wait for these calls, and check that each had one outcome."""
@@ -558,6 +562,7 @@ class ExecutorSuite:
                 executor.submit([Call(1, calls.echo, (number,))])
                 outcome = self.await_outcomes(context, [1])[1]
                 executor.shutdown(timeout=self.timeout)
+                self.conclude()
             assert outcome.value == ((number,), {}), (
                 f"an executor that was shut down may be started again, but: {outcome}"
             )
@@ -586,6 +591,7 @@ class ExecutorSuite:
             left = executor.shutdown(timeout=self.timeout)
             if left:
                 skip(f"shutdown named what it left: {left}")
+            self.conclude()
             # A moment is granted to threads that have nothing left to do but return.
             gone = eventually(lambda: not set(threading.enumerate()) - threads, min(self.timeout, 2.0))
             assert gone, f"no thread is left after shutdown, but {set(threading.enumerate()) - threads}"

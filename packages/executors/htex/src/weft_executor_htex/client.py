@@ -1,0 +1,382 @@
+"""The client's end: what was submitted, and what becomes of it.
+
+::
+
+    submit ──> Backlog ── pull, as much as the interchange is to have ──> Tasks
+    Results ──> unpickled ──> completed(outcomes)        Returned ──> Backlog        Lost ──> completed
+
+``submit`` and ``cancel`` may be called from any thread; ``pull`` and ``receive`` are called by the one that
+serves the interchange.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import CancelledError
+
+from weft_interfaces import (
+    BlockLostError,
+    DeathCertificate,
+    Event,
+    ExecutorContext,
+    LostError,
+    ManagerLostError,
+    Outcome,
+    ProviderError,
+    RunClosedError,
+    Serializer,
+)
+from weft_interfaces.processes import Backlog, Entry, unpack_result
+
+from .messages import (
+    Begun,
+    Cancel,
+    Forget,
+    Frame,
+    GiveBack,
+    Group,
+    Lost,
+    ManagerGone,
+    ManagerUp,
+    Message,
+    Options,
+    Register,
+    Results,
+    Returned,
+    Tasks,
+)
+
+__all__ = ["Client"]
+
+_WINDOW = 8192  # calls that the interchange has at most, beside those that workers have begun ...
+_WINDOW_BYTES = 64 << 20  # ... and the size of their arguments
+_LARGE = 1 << 16  # bytes from which on the arguments of a call travel in a frame of their own
+_BATCH = 1024  # calls in one group
+_MOST_KNOWN = 1000  # functions and options that the interchange is to remember
+_SENT = 0  # in Entry.worker: the interchange has it
+
+
+class Client:
+    """See the module. ``send`` passes a message and its payloads to the interchange, in the thread that
+    serves it; ``wake`` has ``pull`` called there.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        context: ExecutorContext,
+        serializer: Serializer,
+        send: Callable[[Message, Sequence[Frame]], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self.managers: dict[str, Register] = {}
+        self._label = label
+        self._context = context
+        self._serializer = serializer
+        self._send = send
+        self._wake = wake
+        self._lock = threading.Lock()
+        self.changed = threading.Condition(self._lock)
+        self._entries: dict[int, Entry] = {}
+        self._begun: set[int] = set()
+        self._slots_wanted = 0
+        self._backlog = Backlog()
+        self._messages: list[Message] = []
+        self._sent = 0
+        self._sent_bytes = 0
+        self._known: set[int] = set()
+        self._reporting = 0
+        self._hopeless: str | None = None
+        self._closing = False
+
+    # -- from any thread ------------------------------------------------------------------------------------
+
+    def submit(self, entries: Sequence[Entry]) -> None:
+        """Take calls over. Raises :class:`RunClosedError`, having taken none."""
+        with self._lock:
+            if self._closing:
+                raise RunClosedError(f"executor {self._label!r} was shut down and takes no more calls")
+            for entry in entries:
+                self._entries[entry.id] = entry
+                self._slots_wanted += entry.options.slots
+            self._backlog.add(entries)
+            hopeless = self._hopeless
+        if hopeless is not None:
+            self.give_up(hopeless)
+        self._wake()
+
+    def cancel(self, ids: Collection[int]) -> Collection[int]:
+        """See :meth:`Executor.cancel`. What was accepted is reported as cancelled, whatever its worker says."""
+        ended: list[Entry] = []
+        accepted: list[int] = []
+        sent: list[int] = []
+        with self._lock:
+            for call_id in ids:
+                entry = self._entries.get(call_id)
+                if entry is None:
+                    continue
+                accepted.append(call_id)
+                if entry.worker is None:
+                    self._backlog.dismiss(entry)
+                    self._remove(entry)
+                    ended.append(entry)
+                elif entry.verdict is None:
+                    entry.verdict = CancelledError()
+                    sent.append(call_id)
+            if sent:
+                self._messages.append(Cancel(sent))
+            self._reporting += 1
+        if sent:
+            self._wake()
+        self._report([Outcome(entry.id, None, CancelledError()) for entry in ended])
+        return accepted
+
+    def running(self) -> list[int]:
+        """The calls that were handed to workers."""
+        with self._lock:
+            return list(self._begun)
+
+    def queued(self) -> int:
+        """How many calls no worker has."""
+        return len(self._entries) - len(self._begun)
+
+    def slots(self) -> tuple[int, int]:
+        """Worker slots that waiting calls ask for, and those that begun ones take."""
+        with self._lock:
+            running = sum(self._entries[call_id].options.slots for call_id in self._begun)
+            return self._slots_wanted - running, running
+
+    def tell(self, message: Message) -> None:
+        """Pass a message on to the interchange."""
+        with self._lock:
+            self._messages.append(message)
+        self._wake()
+
+    def give_up(self, reason: str) -> None:
+        """No block is there and none will come: end what waits, and what comes until a manager registers."""
+        with self._lock:
+            self._hopeless = reason
+            waiting = [entry for entry in self._entries.values() if entry.worker is None]
+            for entry in waiting:
+                self._backlog.dismiss(entry)
+                self._remove(entry)
+            if len(self._entries) > len(self._begun):
+                self._messages.append(GiveBack())
+            self._reporting += 1
+        self._wake()
+        message = f"executor {self._label!r} has no block and none will come: {reason}"
+        self._report([Outcome(entry.id, None, ProviderError(message)) for entry in waiting])
+
+    def hope(self) -> None:
+        """A block is about to come after all."""
+        self._hopeless = None
+
+    def close(self) -> None:
+        """Take no more calls."""
+        with self._lock:
+            self._closing = True
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until all calls have had their outcome."""
+        with self.changed:
+            return self.changed.wait_for(lambda: not self._entries and not self._reporting, timeout)
+
+    def abandon(self) -> None:
+        """Nothing will come any more: end what is left."""
+        with self._lock:
+            left = list(self._entries)
+            self._entries.clear()
+            self._begun.clear()
+            self._reporting += 1
+        self._report([Outcome(call_id, None, CancelledError()) for call_id in left])
+
+    def unfinished(self) -> list[int]:
+        """The calls without an outcome."""
+        with self._lock:
+            return list(self._entries)
+
+    # -- to the interchange ---------------------------------------------------------------------------------
+
+    def pull(self) -> None:
+        """Send what there is to say, and the calls that the interchange has room for."""
+        while True:
+            with self._lock:
+                messages, self._messages = self._messages, []
+                tasks = self._next_tasks() if self._backlog else None
+            for message in messages:
+                self._send(message, ())
+            if tasks is None:
+                return
+            self._send(*tasks)
+
+    def _next_tasks(self) -> tuple[Tasks, list[Frame]] | None:
+        backlog = self._backlog
+        if len(self._known) > _MOST_KNOWN:
+            self._known.clear()
+            self._messages.append(Forget())
+            return Tasks([], [], []), []
+        functions: dict[int, Frame] = {}
+        options: list[tuple[int, Options]] = []
+        groups: list[Group] = []
+        payloads: list[Frame] = []
+        count = 0
+        while backlog and count < _BATCH and self._sent < _WINDOW and self._sent_bytes < _WINDOW_BYTES:
+            run = self._next_run(_BATCH - count)
+            function, wishes = run[0].function, run[0].options
+            if function.number not in self._known:
+                self._known.add(function.number)
+                functions[function.number] = function.data
+            if wishes.number not in self._known:
+                self._known.add(wishes.number)
+                options.append((wishes.number, Options.of(wishes.options)))
+            sizes = [len(entry.arguments) for entry in run]
+            groups.append(Group(function.number, wishes.number, [entry.id for entry in run], sizes))
+            payloads.append(run[0].arguments if len(run) == 1 else b"".join([e.arguments for e in run]))
+            self._sent += len(run)
+            self._sent_bytes += sum(sizes)
+            count += len(run)
+        if not groups:
+            return None
+        return Tasks(list(functions), options, groups), [*functions.values(), *payloads]
+
+    def _next_run(self, most: int) -> list[Entry]:
+        """The next calls of one function with the same options."""
+        backlog = self._backlog
+        first = backlog.pop()
+        first.worker = _SENT
+        run = [first]
+        if len(first.arguments) > _LARGE:
+            return run
+        function, options = first.function, first.options
+        while backlog and len(run) < most:
+            entry = backlog.first()
+            if entry.function is not function or entry.options is not options or len(entry.arguments) > _LARGE:
+                break
+            backlog.pop()
+            entry.worker = _SENT
+            run.append(entry)
+        return run
+
+    # -- from the interchange -------------------------------------------------------------------------------
+
+    def receive(self, message: Message, payloads: Sequence[Frame]) -> None:
+        """Take what the interchange says."""
+        if type(message) is Results:
+            self._complete(message, payloads)
+        elif type(message) is Begun:
+            with self._lock:
+                self._begun.update(call_id for call_id in message.ids if call_id in self._entries)
+        elif type(message) is Returned:
+            self._put_back(message.ids)
+        elif type(message) is Lost:
+            self._lose(message)
+        elif type(message) is ManagerUp:
+            self.hope()
+            self.managers[message.manager] = message.info
+            info = message.info
+            self._emit("manager.up", host=info.host, pid=info.pid, block=info.block, slots=info.slots)
+        elif type(message) is ManagerGone:
+            with self.changed:
+                self.managers.pop(message.manager, None)
+                self.changed.notify_all()
+            self._emit("manager.gone", block=message.block, reason=message.reason)
+
+    def _complete(self, results: Results, payloads: Sequence[Frame]) -> None:
+        entries: list[Entry] = []
+        with self._lock:
+            for group in results.groups:
+                entries += [self._remove(self._entries[call_id]) for call_id in group.ids]
+            self._begun.difference_update([entry.id for entry in entries])
+            self._reporting += 1
+        outcomes: list[Outcome] = []
+        position = 0
+        for group, payload in zip(results.groups, payloads, strict=True):
+            start = 0
+            for kind, size in zip(group.kinds, group.sizes, strict=True):
+                entry = entries[position]
+                position += 1
+                stop = start + size
+                if entry.verdict is not None:
+                    outcomes.append(Outcome(entry.id, None, entry.verdict))
+                else:
+                    name = entry.options.options.name
+                    outcomes.append(
+                        unpack_result(entry.id, kind, payload[start:stop], self._serializer, name)
+                    )
+                start = stop
+        self._report(outcomes)
+
+    def _put_back(self, ids: Sequence[int]) -> None:
+        with self._lock:
+            entries = [self._entries[call_id] for call_id in ids if call_id in self._entries]
+            self._begun.difference_update(ids)
+            cancelled = [entry for entry in entries if entry.verdict is not None]
+            for entry in cancelled:
+                self._remove(entry)
+            kept = [entry for entry in entries if entry.verdict is None]
+            for entry in kept:
+                self._uncount(entry)
+            self._backlog.put_back(sorted(kept, key=lambda entry: entry.id))
+            self._reporting += 1
+            hopeless = self._hopeless
+        self._report([Outcome(entry.id, None, entry.verdict) for entry in cancelled])
+        if hopeless is not None:
+            self.give_up(hopeless)
+
+    def _lose(self, lost: Lost) -> None:
+        certificate = DeathCertificate(
+            kind=lost.kind,
+            host=lost.host,
+            pid=lost.pid,
+            exit_code=lost.exit_code,
+            block_id=lost.block,
+            job_id=lost.job,
+            reason=lost.reason,
+            stderr_tail=lost.stderr_tail,
+            time=time.time(),
+        )
+        with self._lock:
+            entries = [self._remove(self._entries[i]) for i in lost.ids if i in self._entries]
+            self._begun.difference_update(lost.ids)
+            self._reporting += 1
+        outcomes = []
+        for entry in entries:
+            name = entry.options.options.name
+            error: LostError
+            if lost.kind == "block":
+                error = BlockLostError(f"block {lost.block} ended while task {name!r} ran in it", [certificate])
+            else:
+                error = ManagerLostError(f"the manager that ran task {name!r} is gone", [certificate])
+            outcomes.append(Outcome(entry.id, None, entry.verdict or error))
+        self._report(outcomes)
+
+    # -- under the lock -------------------------------------------------------------------------------------
+
+    def _remove(self, entry: Entry) -> Entry:
+        del self._entries[entry.id]
+        self._slots_wanted -= entry.options.slots
+        if entry.worker is not None:
+            self._uncount(entry)
+        return entry
+
+    def _uncount(self, entry: Entry) -> None:
+        self._sent -= 1
+        self._sent_bytes -= len(entry.arguments)
+
+    # -- reports --------------------------------------------------------------------------------------------
+
+    def _report(self, outcomes: Sequence[Outcome]) -> None:
+        """Pass outcomes on, without the lock; ``_reporting`` has been counted up for it."""
+        try:
+            if outcomes:
+                self._context.completed(outcomes)
+        finally:
+            with self.changed:
+                self._reporting -= 1
+                if not self._entries:
+                    self.changed.notify_all()
+
+    def _emit(self, kind: str, **data: object) -> None:
+        self._context.emit([Event(time.time(), kind, self._label, data)])

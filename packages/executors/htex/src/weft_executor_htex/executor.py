@@ -1,0 +1,340 @@
+"""The pilot executor, as the kernel and pools see it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from weft_interfaces import (
+    BaseExecutor,
+    BlockCommand,
+    BlockLoad,
+    Blocks,
+    Call,
+    CallOptions,
+    ConfigError,
+    ExecutorContext,
+    ExecutorDemand,
+    InputError,
+    JobStatus,
+    Load,
+    MissingPluginError,
+    Outcome,
+    PickleSerializer,
+    Resources,
+    ResourcesError,
+    RunClosedError,
+    parse_count,
+    parse_seconds,
+)
+from weft_interfaces.processes import Catalogue, available_cpus
+
+from .client import Client
+from .interchange import Interchange
+from .messages import Drain, EndBlock, Stop
+from .server import Server
+from .setup import ManagerSetup
+
+__all__ = ["HighThroughputExecutor"]
+
+_END = 2.0  # seconds that managers may take to say that they end
+
+
+class HighThroughputExecutor(BaseExecutor):
+    """Runs calls on nodes that a provider gives in blocks: one manager a node, one worker process a slot.
+
+    workers_per_node: slots of each node; as many as it has processors unless said.
+    blocks: how many blocks of which shape, and from whom; blocks of this machine unless said.
+    prefetch: calls sent ahead for each worker however long they take; short ones are sent ahead in any case.
+    heartbeat_period, heartbeat_threshold: seconds, or text such as ``"30s"``; a manager, or an interchange,
+    of which nothing was heard for the threshold is lost.
+    address: where managers on other machines reach this one, a name or an IP address; None is for blocks of
+    this machine alone. Traffic that leaves the machine is encrypted, and both ends authenticate each other.
+    preload: modules that workers have imported before they get calls.
+    """
+
+    in_blocks = True
+
+    def __init__(
+        self,
+        label: str = "htex",
+        workers_per_node: int | None = None,
+        blocks: Blocks | None = None,
+        *,
+        prefetch: int = 0,
+        heartbeat_period: float | str = 5.0,
+        heartbeat_threshold: float | str = 30.0,
+        address: str | None = None,
+        preload: Sequence[str] = (),
+    ) -> None:
+        super().__init__(label)
+        of = f"of executor {label!r}"
+        self._workers = (
+            None
+            if workers_per_node is None
+            else int(parse_count(workers_per_node, f"workers_per_node {of}", least=1, whole=True))
+        )
+        self._prefetch = int(parse_count(prefetch, f"prefetch {of}", least=0, whole=True))
+        self._period = parse_seconds(heartbeat_period, f"heartbeat_period {of}")
+        self._threshold = parse_seconds(heartbeat_threshold, f"heartbeat_threshold {of}")
+        if not 0 < self._period < self._threshold:
+            raise ConfigError(
+                f"heartbeat_period {of} must be more than 0 and less than heartbeat_threshold, not "
+                f"{self._period:g} s and {self._threshold:g} s",
+                "heartbeat_period",
+            )
+        self._address = address
+        self._preload = list(preload)
+        self._blocks = blocks or Blocks(provider=_local_provider())
+        self._lifecycle = threading.Lock()
+        self._session: _Session | None = None
+        self._finalizer: weakref.finalize[[bool, float], HighThroughputExecutor] | None = None
+
+    # -- Executor -------------------------------------------------------------------------------------------
+
+    def start(self, context: ExecutorContext) -> None:
+        with self._lifecycle:
+            if self._session is not None:
+                raise ConfigError(
+                    f"executor {self.label!r} is running already; shut it down before starting it again"
+                )
+            self._session = _Session(self, context)
+            self._finalizer = weakref.finalize(self, self._session.finish, True, 0.5)
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        session = self._session
+        if session is None:
+            raise RunClosedError(
+                f"executor {self.label!r} is not running: it was not started, or was shut down"
+            )
+        session.submit(calls)
+
+    def cancel(self, ids: Collection[int]) -> Collection[int]:
+        session = self._session
+        return () if session is None else session.client.cancel(ids)
+
+    def running(self) -> Collection[int]:
+        session = self._session
+        return () if session is None else session.client.running()
+
+    def load(self) -> Load:
+        session = self._session
+        most = self._slots_per_block() * self._blocks.max
+        if session is None:
+            return Load(0, 0, 0, most)
+        slots = sum(info.slots for info in list(session.client.managers.values()))
+        return Load(session.client.queued(), len(session.client.running()), slots, max(slots, most))
+
+    def refusal(self, resources: Resources) -> str | None:
+        blocks = self._blocks
+        if resources.nodes > 1:
+            return f"executor {self.label!r} runs tasks of one node, this one asks for {resources.nodes}"
+        if resources.gpus > (blocks.gpus or 0):
+            return (
+                f"blocks of executor {self.label!r} have {blocks.gpus or 0} gpus a node, the task asks for "
+                f"{resources.gpus:g}"
+            )
+        if self._workers is not None and resources.slots > self._workers:
+            return (
+                f"executor {self.label!r} has {self._workers} workers a node, the task asks for {resources}"
+            )
+        return None
+
+    def shutdown(self, *, cancel: bool = False, timeout: float = 10.0) -> list[str]:
+        session = self._session
+        if session is None:
+            return []
+        leftovers = session.finish(cancel, timeout)
+        with self._lifecycle:
+            if self._session is session:
+                self._session = None
+                if self._finalizer is not None:
+                    self._finalizer.detach()
+        return leftovers
+
+    # -- BlockExecutor --------------------------------------------------------------------------------------
+
+    @property
+    def blocks(self) -> Blocks:
+        return self._blocks
+
+    def command(self, block_id: str) -> BlockCommand:
+        session = self._running_session()
+        session.client.hope()
+        setup = ManagerSetup(
+            endpoints=session.server.endpoints,
+            block=block_id,
+            public_key=session.server.manager_keys.public,
+            secret_key=session.server.manager_keys.secret,
+            workers=self._workers,
+            heartbeat_threshold=self._threshold,
+            path=[entry for entry in sys.path if entry],
+            preload=self._preload,
+        )
+        return BlockCommand((sys.executable, "-m", f"{__package__}.manager"), setup.dump())
+
+    def demand(self) -> ExecutorDemand:
+        session = self._session
+        if session is None:
+            return ExecutorDemand(0, 0, self._slots_per_block(), {})
+        queued, running = session.client.slots()
+        return ExecutorDemand(queued, running, self._slots_per_block(), session.block_loads())
+
+    def drain(self, block_ids: Collection[str]) -> None:
+        if self._session is not None:
+            self._session.client.tell(Drain(list(block_ids)))
+
+    def block_ended(self, block_id: str, status: JobStatus) -> None:
+        if self._session is not None:
+            reason = status.reason or f"its job is {status.state.value}"
+            tail = status.stderr_tail
+            self._session.client.tell(EndBlock(block_id, None, reason, status.exit_code, tail))
+
+    def no_more_blocks(self, reason: str) -> None:
+        if self._session is not None:
+            self._session.client.give_up(reason)
+
+    def status(self) -> dict[str, Any]:
+        """Managers, blocks, and queue lengths, as plain data."""
+        session = self._session
+        if session is None:
+            return {"running": False}
+        return {
+            "running": True,
+            "queued": session.client.queued(),
+            "begun": len(session.client.running()),
+            "managers": [
+                {"host": info.host, "pid": info.pid, "block": info.block, "workers": info.slots}
+                for info in list(session.client.managers.values())
+            ],
+            "blocks": {block: load._asdict() for block, load in session.block_loads().items()},
+            "malformed": dict(session.server.interchange.malformed),
+            "refused_peers": dict(session.server.refused),
+        }
+
+    def _slots_per_block(self) -> int:
+        each = self._workers or self._blocks.cpus or available_cpus()
+        return each * self._blocks.nodes
+
+    def _running_session(self) -> _Session:
+        session = self._session
+        if session is None:
+            raise RunClosedError(f"executor {self.label!r} is not running")
+        return session
+
+
+class _Session:
+    """What exists between ``start`` and ``shutdown``. It does not know the executor, which may be forgotten."""
+
+    def __init__(self, executor: HighThroughputExecutor, context: ExecutorContext) -> None:
+        import cloudpickle  # type: ignore[import-untyped]
+
+        self._label = executor.label
+        self._context = context
+        self._refusal = weakref.WeakMethod(executor.refusal)
+        serializer = PickleSerializer(cloudpickle.Pickler)
+        self._catalogue = Catalogue(serializer, self._refuse)
+        self.client = Client(executor.label, context, serializer, self._send, self._wake)
+        period, threshold, prefetch = executor._period, executor._threshold, executor._prefetch
+        client = self.client
+
+        def make(server: Server) -> Interchange:
+            return Interchange(
+                client.receive,
+                server.send,
+                heartbeat_period=period,
+                heartbeat_threshold=threshold,
+                prefetch=prefetch,
+            )
+
+        self.server = Server(executor.label, make, client.pull, executor._address)
+        self.server.start()
+        self._ending = threading.Lock()
+        self._ended = False
+
+    def _send(self, message: Any, payloads: Sequence[Any]) -> None:
+        self.server.interchange.from_client(message, payloads)
+
+    def _wake(self) -> None:
+        self.server.wake()
+
+    def _refuse(self, options: CallOptions) -> InputError | None:
+        refusal = self._refusal()
+        words = refusal(options.resources) if refusal is not None else None
+        return None if words is None else ResourcesError(words)
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        """Take calls over."""
+        entries, refused = [], []
+        for call in calls:
+            try:
+                entries.append(self._catalogue.entry(call))
+            except InputError as error:
+                refused.append(Outcome(call.id, None, error))
+        self.client.submit(entries)
+        if refused:
+            self._context.completed(refused)
+
+    def block_loads(self) -> dict[str, BlockLoad]:
+        """The blocks that have registered, and what they do."""
+        managers: Counter[str] = Counter()
+        running: Counter[str] = Counter()
+        idle_since: dict[str, float] = {}
+        for manager in list(self.server.interchange.roster):
+            block = manager.info.block
+            managers[block] += 1
+            running[block] += len(manager.calls)
+            idle_since[block] = max(idle_since.get(block, 0.0), manager.idle_since)
+        now = time.monotonic()
+        return {
+            block: BlockLoad(number, running[block], 0.0 if running[block] else now - idle_since[block])
+            for block, number in managers.items()
+        }
+
+    def finish(self, cancel: bool, timeout: float) -> list[str]:
+        """See :meth:`Executor.shutdown`."""
+        self.client.close()
+        if self.server.inside:  # whose work is needed for it
+            threading.Thread(target=self.finish, args=(cancel, timeout), name=f"{self._label}-end").start()
+            return [f"executor {self._label!r} is ending, in a thread of its own: it was reporting outcomes"]
+        with self._ending:
+            return [] if self._ended else self._finish(cancel, time.monotonic() + timeout)
+
+    def _finish(self, cancel: bool, deadline: float) -> list[str]:
+        client = self.client
+        if cancel or not client.wait(max(0.0, deadline - time.monotonic())):
+            client.cancel(client.unfinished())
+            client.wait(max(0.5, min(_END, deadline - time.monotonic())))
+        client.tell(Stop("the run has ended"))
+        leftovers = self._wait_for_managers(time.monotonic() + _END)
+        self._ended = True
+        if not self.server.stop(_END):
+            leftovers.append(f"the interchange thread of executor {self._label!r} still reports outcomes")
+        client.abandon()
+        return leftovers
+
+    def _wait_for_managers(self, deadline: float) -> list[str]:
+        managers = self.client.managers
+        with self.client.changed:
+            self.client.changed.wait_for(lambda: not managers, max(0.0, deadline - time.monotonic()))
+        return [
+            f"manager {info.pid} on {info.host} (block {info.block}) of executor {self._label!r} does not end"
+            for info in list(managers.values())
+        ]
+
+
+def _local_provider() -> Any:
+    """The provider of blocks on this machine, which is another distribution."""
+    found = importlib.metadata.entry_points(group="weft.providers", name="local")
+    for entry_point in found:
+        return entry_point.load()()
+    raise MissingPluginError(
+        "blocks: no provider was given, and the one for blocks of this machine is not installed: "
+        "pip install weft-provider-local"
+    )

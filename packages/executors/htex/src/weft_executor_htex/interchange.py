@@ -1,0 +1,307 @@
+"""Shares calls out among managers, and says what became of them. It does no I/O.
+
+::
+
+    client ── Tasks ──> queue ── Tasks ──> manager          Results, Begun ──> client
+                          ^                   │ gone: what it had begun is Lost,
+                          └──── client <──────┘       the rest is Returned, and sent again
+
+All methods are called by one thread. Nothing that a manager sends raises: what is malformed, or out of turn,
+is counted and dropped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+
+from .messages import (
+    PROTOCOL,
+    PYTHON,
+    Accepted,
+    Begun,
+    Cancel,
+    Drain,
+    EndBlock,
+    Forget,
+    Frame,
+    GiveBack,
+    Heartbeat,
+    Leave,
+    Lost,
+    MalformedError,
+    ManagerGone,
+    ManagerUp,
+    Message,
+    Refused,
+    Register,
+    Results,
+    Returned,
+    Stop,
+    Tasks,
+    decode,
+    encode,
+)
+from .queue import Batch, Queue
+from .roster import Manager, Roster
+
+__all__ = ["Interchange"]
+
+_GRACE = 2.0  # seconds that a manager whose connection broke may take to come back
+
+
+class Interchange:
+    """See the module. ``to_client`` takes a message and its payloads, ``to_manager`` a manager's address and
+    frames.
+
+    heartbeat_period, heartbeat_threshold: seconds; a manager that was not heard of for so long is lost.
+    prefetch: calls sent ahead for each slot of a manager, however long they take.
+    """
+
+    def __init__(
+        self,
+        to_client: Callable[[Message, Sequence[Frame]], None],
+        to_manager: Callable[[bytes, list[Frame]], None],
+        *,
+        heartbeat_period: float,
+        heartbeat_threshold: float,
+        prefetch: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.malformed: Counter[str] = Counter()
+        self.roster = Roster(prefetch)
+        self.queue = Queue()
+        self._to_client = to_client
+        self._to_manager = to_manager
+        self._period = heartbeat_period
+        self._threshold = heartbeat_threshold
+        self._clock = clock
+        self._next_beat = -math.inf
+        self._ended_blocks: dict[str, EndBlock] = {}
+        self._draining: set[str] = set()
+
+    # -- from the client ------------------------------------------------------------------------------------
+
+    def from_client(self, message: Message, payloads: Sequence[Frame]) -> None:
+        """Take a message of the client's, which is trusted."""
+        if type(message) is Tasks:
+            self.queue.add(message, payloads)
+            self._dispatch()
+        elif type(message) is Cancel:
+            self._cancel(message.ids)
+        elif type(message) is GiveBack:
+            self._to_client(Returned(self.queue.clear()), ())
+        elif type(message) is Drain:
+            self._drain(message.blocks)
+        elif type(message) is EndBlock:
+            self._end_block(message)
+        elif type(message) is Forget:
+            self.queue.forget()
+            for manager in self.roster:
+                manager.known.clear()
+                self._send(manager, message)
+        elif type(message) is Stop:
+            for manager in list(self.roster):
+                self._send(manager, message)
+
+    def _cancel(self, ids: Collection[int]) -> None:
+        wanted = set(ids)
+        queued = self.queue.remove(wanted)
+        if queued:
+            self._to_client(Returned(queued), ())
+            wanted.difference_update(queued)
+        for manager in self.roster:
+            if not wanted:
+                return
+            theirs = wanted & manager.calls.keys()
+            if theirs:
+                wanted -= theirs
+                self._send(manager, Cancel(list(theirs)))
+
+    def _drain(self, blocks: Collection[str]) -> None:
+        self._draining.update(blocks)
+        for manager in self.roster:
+            if manager.info.block in blocks and not manager.draining:
+                manager.draining = True
+                self._send(manager, Drain([manager.info.block]))
+
+    def _end_block(self, end: EndBlock) -> None:
+        self._ended_blocks[end.block] = end
+        for manager in list(self.roster):
+            if manager.info.block == end.block:
+                self._send(manager, Stop("the job of its block has ended"))
+                self._lose(manager, end.reason or "its job has ended", end)
+
+    # -- from managers --------------------------------------------------------------------------------------
+
+    def from_manager(self, address: bytes, frames: Sequence[Frame]) -> None:
+        """Take what came from a manager, or from somebody who says so."""
+        try:
+            message = decode(frames)
+        except MalformedError as error:
+            self.malformed[str(error)[:80]] += 1
+            return
+        if type(message) is Register:
+            self._register(address, message)
+            return
+        manager = self.roster.get(address)
+        if manager is None:
+            if type(message) is not Leave:
+                self._to_manager(address, encode(Stop("the interchange does not know this manager (any more)")))
+            return
+        manager.heard_at = self._clock()
+        manager.back_by = math.inf
+        if type(message) is Results:
+            self._complete(manager, message, frames[1:])
+        elif type(message) is Begun:
+            begun = [call_id for call_id in message.ids if call_id in manager.calls]
+            manager.begun.update(begun)
+            self._to_client(Begun(begun), ())
+        elif type(message) is Returned:
+            self._take_back(manager, message.ids)
+        elif type(message) is Leave:
+            self._lose(manager, message.reason)
+        elif type(message) is not Heartbeat:
+            self.malformed[f"{type(message).__name__} from a manager"] += 1
+
+    def _register(self, address: bytes, info: Register) -> None:
+        refusal = self._refusal(info)
+        if refusal is not None:
+            self._to_manager(address, encode(Refused(refusal)))
+            self._to_client(ManagerGone(address.hex(), info.block, refusal), ())
+            return
+        known = self.roster.get(address)
+        if known is not None:
+            known.heard_at = self._clock()
+            return
+        manager = self.roster.add(address, info, self._clock())
+        self._to_manager(address, encode(Accepted(self._period, self._threshold)))
+        self._to_client(ManagerUp(address.hex(), info), ())
+        if info.block in self._draining:
+            self._drain([info.block])
+        self._dispatch()
+
+    def _refusal(self, info: Register) -> str | None:
+        if info.protocol != PROTOCOL:
+            return (
+                f"the manager on {info.host} speaks protocol {info.protocol}, the interchange {PROTOCOL}: "
+                "install the same version of weft-executor-htex on both sides"
+            )
+        if info.python != PYTHON:
+            return (
+                f"the manager on {info.host} runs on Python {info.python}, the client on Python {PYTHON}: "
+                "functions cannot pass between them; use the same minor version on both sides"
+            )
+        if info.block in self._ended_blocks:
+            return f"block {info.block} has ended: {self._ended_blocks[info.block].reason}"
+        if info.slots < 1:
+            return f"the manager on {info.host} has no slots"
+        return None
+
+    def _complete(self, manager: Manager, results: Results, payloads: Sequence[Frame]) -> None:
+        count = sum(len(group.ids) for group in results.groups)
+        for group in results.groups:
+            if not manager.calls.keys() >= set(group.ids):  # of a call that was given up on: it runs elsewhere
+                self.malformed["results of calls that the manager does not have"] += 1
+                return
+        for group in results.groups:
+            manager.complete(group.ids)
+        manager.note_completions(count, self._clock())
+        self._to_client(results, payloads)
+        self._dispatch()
+
+    def _take_back(self, manager: Manager, ids: Sequence[int]) -> None:
+        mine = [call_id for call_id in ids if call_id in manager.calls]
+        manager.complete(mine)
+        self._to_client(Returned(mine), ())
+
+    # -- losses ---------------------------------------------------------------------------------------------
+
+    def disconnected(self, address: bytes) -> None:
+        """The connection of a manager broke: unless it comes back soon, the manager is lost."""
+        manager = self.roster.get(address)
+        if manager is not None and manager.back_by == math.inf:
+            manager.back_by = self._clock() + _GRACE
+
+    def probe(self) -> None:
+        """A connection broke, nobody knows whose: see who can still be reached."""
+        beat = encode(Heartbeat())
+        for manager in list(self.roster):
+            self._to_manager(manager.address, beat)
+
+    def _lose(self, manager: Manager, reason: str, end: EndBlock | None = None) -> None:
+        self.roster.remove(manager)
+        begun = [call_id for call_id in manager.calls if call_id in manager.begun]
+        waiting = [call_id for call_id in manager.calls if call_id not in manager.begun]
+        info = manager.info
+        if begun:
+            lost = Lost(
+                begun,
+                "manager" if end is None else "block",
+                info.host,
+                info.pid if end is None else None,
+                info.block,
+                end and end.job,
+                end and end.exit_code,
+                reason,
+                end.stderr_tail if end else "",
+            )
+            self._to_client(lost, ())
+        if waiting:
+            self._to_client(Returned(waiting), ())
+        self._to_client(ManagerGone(manager.address.hex(), info.block, reason), ())
+
+    # -- time -----------------------------------------------------------------------------------------------
+
+    def tick(self) -> float:
+        """Do what is due. Returns when to come back, in seconds of the clock."""
+        now = self._clock()
+        if now >= self._next_beat:
+            self._next_beat = now + self._period
+            beat = encode(Heartbeat())
+            for manager in list(self.roster):
+                if now - manager.heard_at > self._threshold:
+                    self._lose(manager, f"nothing was heard of it for {now - manager.heard_at:.1f} s")
+                else:
+                    self._to_manager(manager.address, beat)
+        for manager in [manager for manager in self.roster if manager.back_by <= now]:
+            self._lose(manager, f"its connection broke, and it did not come back within {_GRACE:g} s")
+        return min([self._next_beat, *(manager.back_by for manager in self.roster)])
+
+    # -- dispatch -------------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        """Give waiting calls to managers that have room."""
+        while self.queue:
+            batch = self.queue.first()
+            manager = self.roster.choose(batch.needs)
+            if manager is None:
+                return
+            self._give(manager, batch)
+
+    def _give(self, manager: Manager, first: Batch) -> None:
+        """Send one message with as many calls as the manager has room for, and its share allows."""
+        share = -(-len(self.queue) // len(self.roster))
+        functions: dict[int, Frame] = {}
+        options, groups, payloads = [], [], []
+        batch: Batch | None = first
+        while batch is not None and (room := min(manager.room(batch.needs), share)) > 0:
+            group, payload = self.queue.take(batch, room)
+            if group.function not in manager.known:
+                manager.known.add(group.function)
+                functions[group.function] = self.queue.functions[group.function]
+            if group.options not in manager.known:
+                manager.known.add(group.options)
+                options.append((group.options, self.queue.options[group.options].header))
+            groups.append(group)
+            payloads.append(payload)
+            manager.give(group.ids, batch.needs)
+            share -= len(group.ids)
+            batch = self.queue.first() if self.queue else None
+        tasks = Tasks(list(functions), options, groups)
+        self._to_manager(manager.address, encode(tasks, [*functions.values(), *payloads]))
+
+    def _send(self, manager: Manager, message: Message) -> None:
+        self._to_manager(manager.address, encode(message))

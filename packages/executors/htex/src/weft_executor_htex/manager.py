@@ -1,0 +1,290 @@
+"""One node's manager: takes calls from the interchange, has its workers run them, and sends back the results.
+
+``python -m weft_executor_htex.manager`` reads its setup from the standard input. One thread does everything,
+so that the interchange is told of calls before a worker can begin them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import msgspec
+import zmq
+from weft_interfaces import LostError, PickleSerializer
+from weft_interfaces.processes import (
+    Ending,
+    Entry,
+    FunctionRecord,
+    OptionsRecord,
+    Staff,
+    WorkerSettings,
+    available_cpus,
+    pack_error,
+)
+
+from .messages import (
+    PROTOCOL,
+    PYTHON,
+    Accepted,
+    Begun,
+    Cancel,
+    Drain,
+    Forget,
+    Frame,
+    Heartbeat,
+    Leave,
+    MalformedError,
+    Message,
+    Refused,
+    Register,
+    ResultGroup,
+    Results,
+    Returned,
+    Stop,
+    Tasks,
+    decode,
+    encode,
+)
+from .setup import Endpoint, ManagerSetup, boot_id
+
+__all__ = ["ManagerProcess", "main"]
+
+_LARGE = 1 << 16  # bytes from which on a result travels in a frame of its own
+_ERROR = 3  # see frames.ERROR
+_LOOK = 1.0  # seconds between two looks whether an interchange of this machine still listens
+
+
+class ManagerProcess:
+    """See the module."""
+
+    def __init__(self, setup: ManagerSetup) -> None:
+        self._setup = setup
+        self._context = zmq.Context()
+        endpoint = _choose(setup.endpoints)
+        self._socket = _connect(self._context, endpoint, setup)
+        scheme, _, place = endpoint.url.partition("://")
+        self._interchange_path = place if scheme == "ipc" else None
+        self._next_look = 0.0 if self._interchange_path else math.inf
+        self._slots = setup.workers or available_cpus()
+        self._serializer = PickleSerializer()
+        self._functions: dict[int, FunctionRecord] = {}
+        self._options: dict[int, OptionsRecord] = {}
+        self._endings: list[Ending] = []
+        self._heard_at = time.monotonic()
+        self._period = setup.heartbeat_threshold / 3
+        self._threshold = setup.heartbeat_threshold
+        self._next_beat = 0.0
+        self._accepted = False
+        self._draining = False
+        self._reason: str | None = None
+        self._host = socket.gethostname()
+        settings = WorkerSettings(count=self._slots, pickler="cloudpickle:Pickler", preload=list(setup.preload))
+        self._staff = Staff(
+            "manager", settings, self._endings.extend, _ignore, handing=self._hand, thread=False
+        )
+
+    def run(self) -> str:
+        """Work until there is nothing more to do here. Returns why, in words."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._interrupted)
+        self._send(self._registration())
+        try:
+            self._staff.serve(self._socket.get(zmq.FD), self._pump)
+        finally:
+            if self._reason is not None:
+                self._send(Leave(self._reason))
+            self._socket.close(linger=1000)
+            self._context.term()
+        return self._reason or "an error"
+
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        self._reason = f"it was ended by {signal.Signals(number).name}"
+
+    def _registration(self) -> Register:
+        return Register(
+            PROTOCOL, PYTHON, self._host, os.getpid(), self._setup.block, self._slots, _memory(), 0, None
+        )
+
+    # -- the loop -------------------------------------------------------------------------------------------
+
+    def _pump(self) -> float | None:
+        """Send and receive what there is. Returns when to come back at the latest; None to end."""
+        self._flush()
+        while self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+            self._receive(self._socket.recv_multipart(copy=True))
+            self._flush()
+        now = time.monotonic()
+        if now - self._heard_at > self._threshold:
+            self._reason = f"nothing was heard of the interchange for {now - self._heard_at:.1f} s"
+        elif now >= self._next_beat:
+            self._next_beat = now + self._period
+            self._send(Heartbeat() if self._accepted else self._registration())
+        if self._interchange_path is not None and now >= self._next_look:
+            self._next_look = now + _LOOK
+            if not _listens(self._interchange_path):
+                self._reason = "the interchange is gone"
+        if self._draining and not self._staff.load().queued and not self._staff.load().running:
+            self._reason = "it was drained"
+        if self._reason is not None:
+            self._flush()
+            return None
+        return min(self._next_beat, self._next_look, self._heard_at + self._threshold)
+
+    def _receive(self, frames: Sequence[Frame]) -> None:
+        self._heard_at = time.monotonic()
+        try:
+            message = decode(frames)
+        except MalformedError as error:
+            print(f"weft manager: a message that cannot be read: {error}", file=sys.stderr)
+            return
+        if type(message) is Tasks:
+            self._take(message, frames[1:])
+        elif type(message) is Cancel:
+            self._staff.cancel(message.ids)
+        elif type(message) is Accepted:
+            self._accepted = True
+            self._period, self._threshold = message.period, message.threshold
+        elif type(message) is Forget:
+            self._functions.clear()
+            self._options.clear()
+        elif type(message) is Drain:
+            self._draining = True
+            self._send(Returned(self._staff.take_back_waiting()))
+        elif type(message) is Refused:
+            print(f"weft manager: refused: {message.reason}", file=sys.stderr)
+            self._reason = f"refused: {message.reason}"
+        elif type(message) is Stop:
+            self._reason = message.reason
+
+    def _take(self, tasks: Tasks, payloads: Sequence[Frame]) -> None:
+        waiting = deque(payloads)
+        for number in tasks.functions:
+            self._functions[number] = FunctionRecord(number, waiting.popleft())
+        for number, header in tasks.options:
+            self._options[number] = OptionsRecord(number, header.call_options())
+        entries: list[Entry] = []
+        for group in tasks.groups:
+            function, options, payload = self._functions[group.function], self._options[group.options], waiting.popleft()
+            start = 0
+            for call_id, size in zip(group.ids, group.sizes, strict=True):
+                stop = start + size
+                entries.append(Entry(call_id, function, options, payload[start:stop]))
+                start = stop
+        self._staff.submit(entries)
+
+    def _hand(self, entries: Sequence[Entry]) -> None:
+        self._send(Begun([entry.id for entry in entries]))
+
+    def _flush(self) -> None:
+        """Send the endings that have come up."""
+        if not self._endings:
+            return
+        endings, self._endings[:] = list(self._endings), ()
+        groups: list[ResultGroup] = []
+        payloads: list[Frame] = []
+        ids: list[int] = []
+        kinds: list[int] = []
+        pieces: list[Frame] = []
+        for entry, kind, payload, error in endings:
+            if error is not None:
+                kind, payload = _ERROR, self._pack(entry, error)
+            if len(payload) > _LARGE:
+                groups.append(ResultGroup([entry.id], [kind], [len(payload)]))
+                payloads.append(payload)
+            else:
+                ids.append(entry.id)
+                kinds.append(kind)
+                pieces.append(payload)
+        if ids:
+            groups.append(ResultGroup(ids, kinds, [len(piece) for piece in pieces]))
+            payloads.append(b"".join(pieces))
+        self._send(Results(groups), payloads)
+
+    def _pack(self, entry: Entry, error: BaseException) -> bytes:
+        if isinstance(error, LostError):
+            places = [dataclasses.replace(each, block_id=self._setup.block) for each in error.certificates]
+            error = type(error)(str(error.args[0]), places)
+        return pack_error(error, self._serializer, entry.options.options.name)
+
+    def _send(self, message: Message, payloads: Sequence[Frame] = ()) -> None:
+        self._socket.send_multipart(encode(message, payloads), copy=False)
+
+
+def _ignore(kind: str, data: dict[str, Any]) -> None:
+    """Events of workers are not sent: their calls' errors carry what is to be known."""
+
+
+def _connect(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, setup: ManagerSetup
+) -> zmq.Socket[bytes]:
+    connection = context.socket(zmq.DEALER)
+    connection.set(zmq.SNDHWM, 0)
+    connection.set(zmq.RCVHWM, 0)
+    connection.set(zmq.RECONNECT_IVL, 50)
+    connection.set(zmq.RECONNECT_IVL_MAX, 1000)
+    connection.copy_threshold = _LARGE
+    connection.set(zmq.ROUTING_ID, b"\1" + secrets.token_bytes(15))
+    if endpoint.server_key is not None:
+        connection.set(zmq.CURVE_SERVERKEY, endpoint.server_key)
+        connection.set(zmq.CURVE_PUBLICKEY, setup.public_key)
+        connection.set(zmq.CURVE_SECRETKEY, setup.secret_key)
+    connection.connect(endpoint.url)
+    return connection
+
+
+def _choose(endpoints: Sequence[Endpoint]) -> Endpoint:
+    here = boot_id()
+    for endpoint in endpoints:
+        if endpoint.boot_id in (None, here):
+            return endpoint
+    raise SystemExit("weft manager: the interchange listens only on its own machine, and this is another one")
+
+
+def _listens(path: str) -> bool:
+    """Whether somebody still listens on this unix socket: a process of this machine has no other way to be
+    silent for long.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        try:
+            probe.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:  # of another type: it is there
+            return True
+    return True
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+
+
+def main() -> int:
+    """Read the setup, and be a manager."""
+    try:
+        setup = ManagerSetup.load(sys.stdin.buffer.read())
+    except msgspec.MsgspecError as error:
+        print(f"weft manager: no setup on the standard input: {error}", file=sys.stderr)
+        return 2
+    sys.path += [folder for folder in setup.path if folder not in sys.path]
+    process = ManagerProcess(setup)
+    reason = process.run()
+    print(f"weft manager: ended: {reason}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

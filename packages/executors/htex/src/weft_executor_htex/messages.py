@@ -1,0 +1,351 @@
+"""What client, interchange and managers say to each other.
+
+A message is a list of frames: a header, which is msgpack and checked against the types below, and payloads,
+which nobody but the client and the workers looks into. Calls and results travel in groups, whose payload is one
+frame: the pieces one after the other, with their sizes in the header.
+
+::
+
+    client to interchange     Tasks, Forget, Cancel, GiveBack, Drain, EndBlock, Stop
+    interchange to client     Results, Begun, Returned, Lost, ManagerUp, ManagerGone
+    interchange to manager    Accepted, Refused, Tasks, Forget, Cancel, Drain, Heartbeat, Stop
+    manager to interchange    Register, Begun, Results, Heartbeat, Leave
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+from weft_interfaces import CallOptions, Resources
+
+__all__ = [
+    "PROTOCOL",
+    "PYTHON",
+    "Accepted",
+    "Begun",
+    "Cancel",
+    "Drain",
+    "EndBlock",
+    "Forget",
+    "Frame",
+    "GiveBack",
+    "Group",
+    "Heartbeat",
+    "Leave",
+    "Lost",
+    "MalformedError",
+    "ManagerGone",
+    "ManagerUp",
+    "Message",
+    "Options",
+    "Refused",
+    "Register",
+    "ResultGroup",
+    "Results",
+    "Returned",
+    "Stop",
+    "Tasks",
+    "decode",
+    "encode",
+]
+
+PROTOCOL = 1
+PYTHON = "{}.{}".format(*sys.version_info[:2])  # pickles of functions do not pass between minor versions
+
+Frame: TypeAlias = "bytes | memoryview | Any"
+
+
+class MalformedError(ValueError):
+    """Frames that are no message of this protocol."""
+
+
+class _Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
+    pass
+
+
+class Options(msgspec.Struct, array_like=True, frozen=True):
+    """What :class:`CallOptions` holds, in plain types."""
+
+    name: str
+    cpus: float
+    memory: int | None
+    gpus: float
+    nodes: int
+    ranks: int
+    walltime: float | None
+    timeout: float | None
+    priority: int
+    stdout: str | None
+    stderr: str | None
+    cwd: str | None
+
+    @classmethod
+    def of(cls, options: CallOptions) -> Options:
+        """The options as they travel."""
+        wants = options.resources
+        return cls(
+            options.name,
+            wants.cpus,
+            None if wants.memory is None else int(wants.memory),
+            wants.gpus,
+            wants.nodes,
+            wants.ranks,
+            None if wants.walltime is None else float(wants.walltime),
+            options.timeout,
+            options.priority,
+            options.stdout,
+            options.stderr,
+            options.cwd,
+        )
+
+    def call_options(self) -> CallOptions:
+        """The options as they were."""
+        resources = Resources(
+            cpus=self.cpus,
+            memory=self.memory,
+            gpus=self.gpus,
+            nodes=self.nodes,
+            ranks=self.ranks,
+            walltime=self.walltime,
+        )
+        return CallOptions(
+            name=self.name,
+            resources=resources,
+            timeout=self.timeout,
+            priority=self.priority,
+            stdout=self.stdout,
+            stderr=self.stderr,
+            cwd=self.cwd,
+        )
+
+
+class Group(msgspec.Struct, array_like=True, frozen=True):
+    """Calls of the same function with the same options, both by number. ``sizes``: of their arguments, in
+    bytes.
+    """
+
+    function: int
+    options: int
+    ids: list[int]
+    sizes: list[int]
+
+
+class Tasks(_Message):
+    """Calls, behind the functions and options that the receiver has not been told of before.
+
+    Payloads: one for each function in ``functions``, then one for each group.
+    """
+
+    functions: list[int]
+    options: list[tuple[int, Options]]
+    groups: list[Group]
+
+
+class Forget(_Message):
+    """No call that comes later uses a function or options told before this."""
+
+
+class Cancel(_Message):
+    """These calls are not to run, or are to be stopped."""
+
+    ids: list[int]
+
+
+class GiveBack(_Message):
+    """No block will come: calls that no manager has are to be returned."""
+
+
+class Drain(_Message):
+    """These blocks (to a manager: it) get no new calls, and give back what they have not begun."""
+
+    blocks: list[str]
+
+
+class EndBlock(_Message):
+    """The block's job has ended, for this reason."""
+
+    block: str
+    job: str | None
+    reason: str
+    exit_code: int | None
+    stderr_tail: str
+
+
+class Stop(_Message):
+    """End, with all that you have started."""
+
+    reason: str
+
+
+class ResultGroup(msgspec.Struct, array_like=True, frozen=True):
+    """What became of some calls. ``kinds`` as in the reports of workers; ``sizes``: of the payloads, in
+    bytes.
+    """
+
+    ids: list[int]
+    kinds: list[int]
+    sizes: list[int]
+
+
+class Results(_Message):
+    """Calls that are done. Payloads: one for each group."""
+
+    groups: list[ResultGroup]
+
+
+class Begun(_Message):
+    """Calls that were handed to workers: should the manager be lost, it is not known what became of them."""
+
+    ids: list[int]
+
+
+class Returned(_Message):
+    """Calls that have not begun, and that nobody has any more: they are to be sent again."""
+
+    ids: list[int]
+
+
+class Lost(_Message):
+    """Calls whose manager, or block, is gone.
+
+    ``kind``: "manager" or "block".
+    """
+
+    ids: list[int]
+    kind: str
+    host: str | None
+    pid: int | None
+    block: str | None
+    job: str | None
+    exit_code: int | None
+    reason: str
+    stderr_tail: str
+
+
+class Register(_Message):
+    """A manager is there. ``memory``: bytes of its node; ``ends_at``: when its block is over, seconds since
+    the epoch.
+    """
+
+    protocol: int
+    python: str
+    host: str
+    pid: int
+    block: str
+    slots: int
+    memory: int | None
+    gpus: int
+    ends_at: float | None
+
+
+class ManagerUp(_Message):
+    """A manager has registered."""
+
+    manager: str
+    info: Register
+
+
+class ManagerGone(_Message):
+    """A manager is gone, for this reason."""
+
+    manager: str
+    block: str
+    reason: str
+
+
+class Accepted(_Message):
+    """The manager is known. ``period`` and ``threshold``: of heartbeats, in seconds."""
+
+    period: float
+    threshold: float
+
+
+class Refused(_Message):
+    """The manager is not wanted, for this reason; it ends."""
+
+    reason: str
+
+
+class Heartbeat(_Message):
+    """Still there."""
+
+
+class Leave(_Message):
+    """The manager ends, for this reason; it has nothing left."""
+
+    reason: str
+
+
+Message: TypeAlias = (
+    Tasks
+    | Forget
+    | Cancel
+    | GiveBack
+    | Drain
+    | EndBlock
+    | Stop
+    | Results
+    | Begun
+    | Returned
+    | Lost
+    | Register
+    | ManagerUp
+    | ManagerGone
+    | Accepted
+    | Refused
+    | Heartbeat
+    | Leave
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message, payloads: Sequence[Frame] = ()) -> list[Frame]:
+    """The frames of a message."""
+    return [_encoder.encode(message), *payloads]
+
+
+def decode(frames: Sequence[Frame]) -> Message:
+    """The message whose header is the first of these frames; the others are its payloads.
+
+    Raises :class:`MalformedError` when they are none: sizes and numbers of payloads have been checked, too.
+    """
+    if not frames:
+        raise MalformedError("no frames")
+    try:
+        message = _decoder.decode(frames[0])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedError(str(error)) from error
+    sizes = _payload_sizes(message)
+    if len(frames) - 1 != len(sizes):
+        raise MalformedError(f"{len(frames) - 1} payloads, not {len(sizes)}")
+    for frame, size in zip(frames[1:], sizes, strict=True):
+        if size is not None and len(frame) != size:
+            raise MalformedError(f"a payload of {len(frame)} bytes, not {size}")
+    return message
+
+
+def _payload_sizes(message: Message) -> list[int | None]:
+    """How large each payload is; None: of any size."""
+    if type(message) is Tasks:
+        found: list[int | None] = [None] * len(message.functions)
+        found += [_size(group.ids, group.sizes) for group in message.groups]
+        return found
+    if type(message) is Results:
+        for group in message.groups:
+            if len(group.kinds) != len(group.ids):
+                raise MalformedError("as many kinds as ids are wanted")
+        return [_size(group.ids, group.sizes) for group in message.groups]
+    return []
+
+
+def _size(ids: list[int], sizes: list[int]) -> int:
+    if len(ids) != len(sizes):
+        raise MalformedError("as many sizes as ids are wanted")
+    if sizes and min(sizes) < 0:
+        raise MalformedError("a negative size")
+    return sum(sizes)

@@ -1,0 +1,58 @@
+"""What a manager is told when it starts: through its standard input, so that no key stands in a command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+__all__ = ["Endpoint", "ManagerSetup", "boot_id"]
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where the interchange listens.
+
+    ``server_key``: its public key, None where no encryption is needed. ``boot_id``: the machine that alone
+    can reach it, None for any.
+    """
+
+    url: str
+    server_key: bytes | None = None
+    boot_id: str | None = None
+
+
+class ManagerSetup(msgspec.Struct, frozen=True):
+    """How a manager is to work. ``public_key``, ``secret_key``: those of all managers of the run.
+
+    workers: None for as many as the node has processors. heartbeat_threshold: seconds without a sign of the
+    interchange after which it ends. path: where modules are looked up, behind what the node has.
+    """
+
+    endpoints: Sequence[Endpoint]
+    block: str
+    public_key: bytes
+    secret_key: bytes
+    workers: int | None
+    heartbeat_threshold: float
+    path: Sequence[str]
+    preload: Sequence[str] = ()
+
+    def dump(self) -> bytes:
+        """As bytes, for :meth:`load`."""
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def load(cls, data: bytes) -> ManagerSetup:
+        """Raises :class:`msgspec.DecodeError` for what is no setup."""
+        return msgspec.json.decode(data, type=cls)
+
+
+def boot_id() -> str:
+    """Names this machine, since it was last started."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        import uuid
+
+        return f"{uuid.getnode():x}"
