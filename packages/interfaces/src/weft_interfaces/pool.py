@@ -9,12 +9,16 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from .call import Call, CallOptions, Outcome
 from .errors import ResourcesError, RunClosedError
 from .event import Event
 from .executor import Executor
+
+if TYPE_CHECKING:
+    from .block import BlockExecutor
+    from .keeper import BlockKeeper
 
 __all__ = ["ExecutorPool", "as_pool"]
 
@@ -28,8 +32,9 @@ def as_pool(
     """A pool of ``concurrent.futures`` that runs its calls on ``executor``, all with the same ``options``.
 
     Use it as a context manager: leaving it waits for its calls, and ends the executor. ``directory`` is for
-    the executor's files; a temporary one is made otherwise. Raises what ``executor.start`` raises, and
-    :class:`ResourcesError` when the executor can never run calls with these options.
+    the executor's files; a temporary one is made otherwise. An executor whose workers arrive in blocks gets
+    its ``init`` blocks, one at least, and no others. Raises what ``executor.start`` and the provider raise,
+    and :class:`ResourcesError` when the executor can never run calls with these options.
     """
     return ExecutorPool(executor, directory, options)
 
@@ -53,8 +58,11 @@ class ExecutorPool(concurrent.futures.Executor):
         if directory is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="weft-pool-", ignore_cleanup_errors=True)
             directory = Path(self._temporary.name)
+        self._keeper: BlockKeeper | None = None
         try:
             executor.start(_PoolContext(directory, self._completed))
+            if executor.in_blocks:
+                self._keeper = _keep_blocks(cast("BlockExecutor", executor), directory)
         except BaseException:
             if self._temporary is not None:
                 self._temporary.cleanup()
@@ -102,6 +110,8 @@ class ExecutorPool(concurrent.futures.Executor):
             raise
         finally:
             self._executor.shutdown()
+            if self._keeper is not None:
+                self._keeper.close()
             if self._temporary is not None:
                 self._temporary.cleanup()
 
@@ -111,6 +121,19 @@ class ExecutorPool(concurrent.futures.Executor):
                 future = self._futures.pop(call_id, None)
             if future is not None:
                 future.complete(value, error)
+
+
+def _keep_blocks(executor: BlockExecutor, directory: Path) -> BlockKeeper:
+    """Ask for the blocks of an executor that has been started. Raises what its provider raises."""
+    from .keeper import BlockKeeper
+
+    keeper = BlockKeeper(executor, directory)
+    try:
+        keeper.start()
+    except BaseException:
+        executor.shutdown(cancel=True, timeout=1.0)
+        raise
+    return keeper
 
 
 class _PoolFuture(concurrent.futures.Future[R]):

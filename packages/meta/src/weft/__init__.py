@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from weft_core import BackoffRetryPolicy, Counts, Future
+    from weft_executor_htex import HighThroughputExecutor
     from weft_executor_local import ProcessExecutor, ThreadExecutor
     from weft_interfaces import (
         BlockLostError,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         WeftError,
         WorkerLostError,
     )
+    from weft_provider_local import LocalProvider
 
     from ._config import Config
     from ._current import current_run
@@ -84,9 +86,11 @@ __all__ = [
     "DependencyError",
     "Future",
     "FutureMisuseError",
+    "HighThroughputExecutor",
     "InputError",
     "InterchangeLostError",
     "InternalError",
+    "LocalProvider",
     "LostError",
     "ManagerLostError",
     "MissingPluginError",
@@ -134,31 +138,19 @@ _PLACES = {
     "._shell": ("ShellResult", "shell"),
     "._task": ("TaskFunction", "join", "later", "task"),
     "weft_core": ("BackoffRetryPolicy", "Counts", "Future"),
+    "weft_executor_htex": ("HighThroughputExecutor",),
     "weft_executor_local": ("ProcessExecutor", "ThreadExecutor"),
+    "weft_provider_local": ("LocalProvider",),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
-# Known here, in distributions that need not be installed: module and distribution.
-_ELSEWHERE = {"HighThroughputExecutor": ("weft_executor_htex", "weft-executor-htex")}
 
 
 def __getattr__(name: str) -> Any:
     import importlib
 
-    place, distribution = _ELSEWHERE.get(name, (_PLACE_OF.get(name), ""))
-    if place is None:
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
-        place = "weft_interfaces"
-    try:
-        module = importlib.import_module(place, __name__)
-    except ModuleNotFoundError as error:
-        if not distribution or error.name != place:
-            raise
-        from weft_interfaces import MissingPluginError
-
-        raise MissingPluginError(
-            f"weft.{name} is in {distribution}, which is not installed: pip install {distribution}"
-        ) from None
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+    module = importlib.import_module(_PLACE_OF.get(name, "weft_interfaces"), __name__)
     globals()[name] = value = getattr(module, name)
     return value
 

@@ -108,7 +108,7 @@ class Client:
         self._wake()
 
     def cancel(self, ids: Collection[int]) -> Collection[int]:
-        """See :meth:`Executor.cancel`. What was accepted is reported as cancelled, whatever its worker says."""
+        """See :meth:`Executor.cancel`. What is accepted here is cancelled, whatever its worker says."""
         ended: list[Entry] = []
         accepted: list[int] = []
         sent: list[int] = []
@@ -252,7 +252,11 @@ class Client:
         function, options = first.function, first.options
         while backlog and len(run) < most:
             entry = backlog.first()
-            if entry.function is not function or entry.options is not options or len(entry.arguments) > _LARGE:
+            if (
+                entry.function is not function
+                or entry.options is not options
+                or len(entry.arguments) > _LARGE
+            ):
                 break
             backlog.pop()
             entry.worker = _SENT
@@ -346,7 +350,9 @@ class Client:
             name = entry.options.options.name
             error: LostError
             if lost.kind == "block":
-                error = BlockLostError(f"block {lost.block} ended while task {name!r} ran in it", [certificate])
+                error = BlockLostError(
+                    f"block {lost.block} ended while task {name!r} ran in it", [certificate]
+                )
             else:
                 error = ManagerLostError(f"the manager that ran task {name!r} is gone", [certificate])
             outcomes.append(Outcome(entry.id, None, entry.verdict or error))

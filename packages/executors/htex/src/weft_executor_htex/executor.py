@@ -230,7 +230,7 @@ class HighThroughputExecutor(BaseExecutor):
 
 
 class _Session:
-    """What exists between ``start`` and ``shutdown``. It does not know the executor, which may be forgotten."""
+    """What is there between ``start`` and ``shutdown``; it does not keep a forgotten executor alive."""
 
     def __init__(self, executor: HighThroughputExecutor, context: ExecutorContext) -> None:
         import cloudpickle  # type: ignore[import-untyped]

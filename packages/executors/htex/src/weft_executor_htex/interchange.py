@@ -149,7 +149,9 @@ class Interchange:
         manager = self.roster.get(address)
         if manager is None:
             if type(message) is not Leave:
-                self._to_manager(address, encode(Stop("the interchange does not know this manager (any more)")))
+                self._to_manager(
+                    address, encode(Stop("the interchange does not know this manager (any more)"))
+                )
             return
         manager.heard_at = self._clock()
         manager.back_by = math.inf
@@ -176,7 +178,7 @@ class Interchange:
         if known is not None:
             known.heard_at = self._clock()
             return
-        manager = self.roster.add(address, info, self._clock())
+        self.roster.add(address, info, self._clock())
         self._to_manager(address, encode(Accepted(self._period, self._threshold)))
         self._to_client(ManagerUp(address.hex(), info), ())
         if info.block in self._draining:
@@ -203,7 +205,9 @@ class Interchange:
     def _complete(self, manager: Manager, results: Results, payloads: Sequence[Frame]) -> None:
         count = sum(len(group.ids) for group in results.groups)
         for group in results.groups:
-            if not manager.calls.keys() >= set(group.ids):  # of a call that was given up on: it runs elsewhere
+            if not manager.calls.keys() >= set(
+                group.ids
+            ):  # of a call that was given up on: it runs elsewhere
                 self.malformed["results of calls that the manager does not have"] += 1
                 return
         for group in results.groups:
@@ -243,8 +247,8 @@ class Interchange:
                 info.host,
                 info.pid if end is None else None,
                 info.block,
-                end and end.job,
-                end and end.exit_code,
+                end.job if end else None,
+                end.exit_code if end else None,
                 reason,
                 end.stderr_tail if end else "",
             )

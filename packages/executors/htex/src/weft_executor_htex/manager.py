@@ -84,12 +84,14 @@ class ManagerProcess:
         self._heard_at = time.monotonic()
         self._period = setup.heartbeat_threshold / 3
         self._threshold = setup.heartbeat_threshold
-        self._next_beat = 0.0
+        self._next_beat = time.monotonic() + self._period
         self._accepted = False
         self._draining = False
         self._reason: str | None = None
         self._host = socket.gethostname()
-        settings = WorkerSettings(count=self._slots, pickler="cloudpickle:Pickler", preload=list(setup.preload))
+        settings = WorkerSettings(
+            count=self._slots, pickler="cloudpickle:Pickler", preload=list(setup.preload)
+        )
         self._staff = Staff(
             "manager", settings, self._endings.extend, _ignore, handing=self._hand, thread=False
         )
@@ -100,7 +102,7 @@ class ManagerProcess:
             signal.signal(number, self._interrupted)
         self._send(self._registration())
         try:
-            self._staff.serve(self._socket.get(zmq.FD), self._pump)
+            self._staff.serve(self._socket.fileno(), self._pump)
         finally:
             if self._reason is not None:
                 self._send(Leave(self._reason))
@@ -121,7 +123,7 @@ class ManagerProcess:
     def _pump(self) -> float | None:
         """Send and receive what there is. Returns when to come back at the latest; None to end."""
         self._flush()
-        while self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+        while self._socket.poll(0):
             self._receive(self._socket.recv_multipart(copy=True))
             self._flush()
         now = time.monotonic()
@@ -141,7 +143,7 @@ class ManagerProcess:
             return None
         return min(self._next_beat, self._next_look, self._heard_at + self._threshold)
 
-    def _receive(self, frames: Sequence[Frame]) -> None:
+    def _receive(self, frames: Sequence[bytes]) -> None:
         self._heard_at = time.monotonic()
         try:
             message = decode(frames)
@@ -167,7 +169,7 @@ class ManagerProcess:
         elif type(message) is Stop:
             self._reason = message.reason
 
-    def _take(self, tasks: Tasks, payloads: Sequence[Frame]) -> None:
+    def _take(self, tasks: Tasks, payloads: Sequence[bytes]) -> None:
         waiting = deque(payloads)
         for number in tasks.functions:
             self._functions[number] = FunctionRecord(number, waiting.popleft())
@@ -175,8 +177,8 @@ class ManagerProcess:
             self._options[number] = OptionsRecord(number, header.call_options())
         entries: list[Entry] = []
         for group in tasks.groups:
-            function, options, payload = self._functions[group.function], self._options[group.options], waiting.popleft()
-            start = 0
+            function, options = self._functions[group.function], self._options[group.options]
+            payload, start = waiting.popleft(), 0
             for call_id, size in zip(group.ids, group.sizes, strict=True):
                 stop = start + size
                 entries.append(Entry(call_id, function, options, payload[start:stop]))

@@ -1,8 +1,8 @@
 """What client, interchange and managers say to each other.
 
 A message is a list of frames: a header, which is msgpack and checked against the types below, and payloads,
-which nobody but the client and the workers looks into. Calls and results travel in groups, whose payload is one
-frame: the pieces one after the other, with their sizes in the header.
+which nobody but the client and the workers looks into. Calls and results travel in groups, whose payload is
+one frame: the pieces one after the other, with their sizes in the header.
 
 ::
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 from weft_interfaces import CallOptions, Resources
@@ -55,7 +55,7 @@ __all__ = [
 PROTOCOL = 1
 PYTHON = "{}.{}".format(*sys.version_info[:2])  # pickles of functions do not pass between minor versions
 
-Frame: TypeAlias = "bytes | memoryview | Any"
+Frame: TypeAlias = "bytes | memoryview"
 
 
 class MalformedError(ValueError):
@@ -63,7 +63,7 @@ class MalformedError(ValueError):
 
 
 class _Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
-    pass
+    """Any message."""
 
 
 class Options(msgspec.Struct, array_like=True, frozen=True):
@@ -133,7 +133,7 @@ class Group(msgspec.Struct, array_like=True, frozen=True):
     sizes: list[int]
 
 
-class Tasks(_Message):
+class Tasks(_Message, frozen=True):
     """Calls, behind the functions and options that the receiver has not been told of before.
 
     Payloads: one for each function in ``functions``, then one for each group.
@@ -144,27 +144,27 @@ class Tasks(_Message):
     groups: list[Group]
 
 
-class Forget(_Message):
+class Forget(_Message, frozen=True):
     """No call that comes later uses a function or options told before this."""
 
 
-class Cancel(_Message):
+class Cancel(_Message, frozen=True):
     """These calls are not to run, or are to be stopped."""
 
     ids: list[int]
 
 
-class GiveBack(_Message):
+class GiveBack(_Message, frozen=True):
     """No block will come: calls that no manager has are to be returned."""
 
 
-class Drain(_Message):
+class Drain(_Message, frozen=True):
     """These blocks (to a manager: it) get no new calls, and give back what they have not begun."""
 
     blocks: list[str]
 
 
-class EndBlock(_Message):
+class EndBlock(_Message, frozen=True):
     """The block's job has ended, for this reason."""
 
     block: str
@@ -174,7 +174,7 @@ class EndBlock(_Message):
     stderr_tail: str
 
 
-class Stop(_Message):
+class Stop(_Message, frozen=True):
     """End, with all that you have started."""
 
     reason: str
@@ -190,25 +190,25 @@ class ResultGroup(msgspec.Struct, array_like=True, frozen=True):
     sizes: list[int]
 
 
-class Results(_Message):
+class Results(_Message, frozen=True):
     """Calls that are done. Payloads: one for each group."""
 
     groups: list[ResultGroup]
 
 
-class Begun(_Message):
+class Begun(_Message, frozen=True):
     """Calls that were handed to workers: should the manager be lost, it is not known what became of them."""
 
     ids: list[int]
 
 
-class Returned(_Message):
+class Returned(_Message, frozen=True):
     """Calls that have not begun, and that nobody has any more: they are to be sent again."""
 
     ids: list[int]
 
 
-class Lost(_Message):
+class Lost(_Message, frozen=True):
     """Calls whose manager, or block, is gone.
 
     ``kind``: "manager" or "block".
@@ -225,7 +225,7 @@ class Lost(_Message):
     stderr_tail: str
 
 
-class Register(_Message):
+class Register(_Message, frozen=True):
     """A manager is there. ``memory``: bytes of its node; ``ends_at``: when its block is over, seconds since
     the epoch.
     """
@@ -241,14 +241,14 @@ class Register(_Message):
     ends_at: float | None
 
 
-class ManagerUp(_Message):
+class ManagerUp(_Message, frozen=True):
     """A manager has registered."""
 
     manager: str
     info: Register
 
 
-class ManagerGone(_Message):
+class ManagerGone(_Message, frozen=True):
     """A manager is gone, for this reason."""
 
     manager: str
@@ -256,24 +256,24 @@ class ManagerGone(_Message):
     reason: str
 
 
-class Accepted(_Message):
+class Accepted(_Message, frozen=True):
     """The manager is known. ``period`` and ``threshold``: of heartbeats, in seconds."""
 
     period: float
     threshold: float
 
 
-class Refused(_Message):
+class Refused(_Message, frozen=True):
     """The manager is not wanted, for this reason; it ends."""
 
     reason: str
 
 
-class Heartbeat(_Message):
+class Heartbeat(_Message, frozen=True):
     """Still there."""
 
 
-class Leave(_Message):
+class Leave(_Message, frozen=True):
     """The manager ends, for this reason; it has nothing left."""
 
     reason: str

@@ -60,7 +60,7 @@ class Manager:
         return max(0, room)
 
     def could_run(self, needs: Needs) -> bool:
-        """Whether it could run such a call if it had nothing else to do, in the time that its block has left."""
+        """Whether it could run such a call if it had nothing else to do, before its block ends."""
         info = self.info
         if needs.slots > info.slots or needs.gpus > info.gpus or needs.nodes > 1:
             return False

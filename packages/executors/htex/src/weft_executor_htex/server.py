@@ -1,12 +1,13 @@
 """The interchange's sockets, and the thread that serves them.
 
-Managers on this machine come through a unix socket in a directory that only its owner can enter; others through
-TCP, where both ends authenticate each other, and everything is encrypted (CurveZMQ, with keys for each run).
+Managers on this machine come through a unix socket in a directory that only its owner can enter; others
+through TCP, where both ends authenticate each other, and all is encrypted (CurveZMQ, with keys for each run).
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import socket
 import sys
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["Keys", "Server"]
 
 _LARGE = 1 << 16
-_PROBE_EVERY = 0.2  # seconds between two looks for managers that cannot be reached, after a connection broke
+_PROBE_AFTER = 0.2  # seconds from a broken connection to the look for who cannot be reached any more
 _HANDSHAKES = (
-    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
+    | zmq.Event.HANDSHAKE_FAILED_AUTH
 )
 
 
@@ -57,7 +60,11 @@ class Server:
     """
 
     def __init__(
-        self, label: str, make: Callable[[Server], Interchange], pull: Callable[[], object], address: str | None
+        self,
+        label: str,
+        make: Callable[[Server], Interchange],
+        pull: Callable[[], object],
+        address: str | None,
     ) -> None:
         self.refused: Counter[str] = Counter()  # peers without the key, by what was wrong
         self.manager_keys = Keys.make()
@@ -171,7 +178,7 @@ class Server:
         due = self.interchange.tick()
         if self._probe_at is not None:
             due = min(due, self._probe_at)
-        ready = poller.poll(max(0.0, due - time.monotonic()) * 1000)
+        ready = poller.poll(math.ceil(max(0.0, due - time.monotonic()) * 1000))
         self._asleep = False
         for source, _ in ready:
             actions[source]()
@@ -204,7 +211,7 @@ class Server:
         event = recv_monitor_message(monitor)
         if event["event"] & zmq.Event.DISCONNECTED:
             # Whose it was is not said: all are probed, but not once for each of many.
-            self._probe_at = self._probe_at or time.monotonic() + _PROBE_EVERY
+            self._probe_at = self._probe_at or time.monotonic() + _PROBE_AFTER
         else:
             self.refused[zmq.Event(event["event"]).name or "handshake"] += 1
 
@@ -219,10 +226,13 @@ class Server:
     def _close(self) -> None:
         for router in self._routers:
             router.disable_monitor()
-        for each in (*self._monitors, *self._routers, *([self._authenticator] if self._authenticator else [])):
+        for each in (
+            *self._monitors,
+            *self._routers,
+            *([self._authenticator] if self._authenticator else []),
+        ):
             each.close()
         self._zmq.term()
         self._wakeup.close()
         self._waker.close()
         shutil.rmtree(self._directory, ignore_errors=True)
-

@@ -1,0 +1,368 @@
+"""What breaks, how soon it is noticed, and what it costs: on real processes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped]
+import msgspec
+import pytest
+from weft_executor_htex import HighThroughputExecutor, messages
+from weft_executor_htex.setup import ManagerSetup
+from weft_interfaces import (
+    BlockLostError,
+    Blocks,
+    JobState,
+    JobStatus,
+    LostError,
+    ManagerLostError,
+    TaskTimeoutError,
+    WorkerLostError,
+)
+from weft_interfaces.memory import InMemoryProvider
+from weft_interfaces.testing.calls import Gate, pass_gate
+
+PATIENCE = 30.0
+# Workers cannot import test modules.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class Site:
+    """An executor, and the managers that a test starts for it."""
+
+    def __init__(self, recorder: Any, **settings: Any) -> None:
+        blocks = Blocks(provider=InMemoryProvider(), max=8)
+        settings = {"workers_per_node": 2, "heartbeat_period": 0.2, "heartbeat_threshold": 1.5} | settings
+        self.executor = HighThroughputExecutor(blocks=blocks, **settings)
+        self.executor.start(recorder)
+        self.managers: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, block: str) -> subprocess.Popen[bytes]:
+        argv, data = self.executor.command(block)
+        manager = subprocess.Popen(list(argv), stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert manager.stdin is not None
+        manager.stdin.write(data)
+        manager.stdin.close()
+        self.managers[block] = manager
+        return manager
+
+    def close(self) -> None:
+        leftovers = self.executor.shutdown(cancel=True, timeout=5.0)
+        for manager in self.managers.values():
+            manager.send_signal(signal.SIGCONT)
+            try:
+                manager.wait(PATIENCE)
+            finally:
+                manager.kill()
+                manager.wait()
+                assert manager.stderr is not None
+                manager.stderr.close()
+        assert leftovers == []
+
+
+@pytest.fixture
+def site(recorder: Any) -> Iterator[Callable[..., Site]]:
+    sites: list[Site] = []
+
+    def start(**settings: Any) -> Site:
+        sites.append(Site(recorder, **settings))
+        return sites[-1]
+
+    yield start
+    for each in sites:
+        each.close()
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    with Gate() as gate:
+        yield gate
+
+
+def end_by(how: str) -> None:
+    if how == "exit":
+        os._exit(3)
+    if how == "segfault":
+        ctypes.string_at(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+# -- workers ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "signal_number", "exit_code"), [("kill", 9, None), ("segfault", 11, None), ("exit", None, 3)]
+)
+def test_a_worker_dies(
+    site: Any, recorder: Any, how: str, signal_number: int | None, exit_code: int | None
+) -> None:
+    """Noticed within a second; only the call that it ran is lost."""
+    here = site()
+    here.start("b")
+    recorder.value(here.executor, abs, -1)
+    begun = time.monotonic()
+    error = recorder.error(here.executor, end_by, how)
+    assert time.monotonic() - begun < 1.0
+    assert isinstance(error, WorkerLostError)
+    assert error.certificate is not None
+    assert (error.certificate.signal, error.certificate.exit_code) == (signal_number, exit_code)
+    assert error.certificate.block_id == "b"
+    assert recorder.value(here.executor, abs, -2) == 2
+
+
+def test_a_worker_that_hangs_is_killed_at_its_timeout(site: Any, recorder: Any) -> None:
+    here = site()
+    here.start("b")
+    recorder.value(here.executor, abs, -1)
+    begun = time.monotonic()
+    [outcome] = recorder.run(here.executor, recorder.call(time.sleep, 1000, timeout=0.3))
+    assert isinstance(outcome.error, TaskTimeoutError)
+    assert 0.3 <= time.monotonic() - begun < 1.5
+
+
+def test_workers_are_killed_in_the_middle_of_many_calls(site: Any, recorder: Any) -> None:
+    here = site()
+    here.start("b")
+    calls = [recorder.call(lambda n: (n, os.getpid()), n) for n in range(5000)]
+    here.executor.submit(calls)
+    kills = 0
+    for n in (500, 1500, 3000):
+        [outcome] = recorder.wait(calls[n])
+        if outcome.error is None and alive(outcome.value[1]):
+            os.kill(outcome.value[1], signal.SIGKILL)
+            kills += 1
+    outcomes = recorder.wait(*calls)
+    lost = [outcome for outcome in outcomes if outcome.error is not None]
+    assert len(lost) <= kills
+    assert all(isinstance(outcome.error, WorkerLostError) for outcome in lost)
+    assert [n for n, outcome in enumerate(outcomes) if not outcome.error and outcome.value[0] != n] == []
+
+
+# -- managers ---------------------------------------------------------------------------------------------
+
+
+def lose_a_manager(site: Site, recorder: Any, gate: Gate, strike: Callable[[int], None]) -> float:
+    """Two calls have begun in a manager and others wait when it is struck: how long until that is noticed."""
+    manager = site.start("first")
+    begun = [recorder.call(pass_gate, gate.address, n) for n in range(2)]
+    site.executor.submit(begun)
+    for _ in begun:
+        gate.wait_begun(PATIENCE)
+    waiting = [recorder.call(abs, -n) for n in range(20)]
+    site.executor.submit(waiting)
+    since = time.monotonic()
+    strike(manager.pid)
+    for outcome in recorder.wait(*begun):
+        assert isinstance(outcome.error, ManagerLostError)
+        assert outcome.error.certificate is not None
+        assert outcome.error.certificate.block_id == "first"
+        assert outcome.error.certificate.pid == manager.pid
+    seconds = time.monotonic() - since
+    site.start("second")
+    assert [outcome.value for outcome in recorder.wait(*waiting)] == list(range(20))
+    return seconds
+
+
+def test_a_manager_is_killed(site: Any, recorder: Any, gate: Gate) -> None:
+    """Noticed by its connection, which does not come back within two seconds."""
+    assert lose_a_manager(site(), recorder, gate, lambda pid: os.kill(pid, signal.SIGKILL)) < 4.0
+
+
+def test_a_manager_falls_silent(site: Any, recorder: Any, gate: Gate) -> None:
+    """Noticed by its heartbeat, whose threshold is 1.5 s here. When it wakes up, it is told to end."""
+    here = site()
+    assert lose_a_manager(here, recorder, gate, lambda pid: os.kill(pid, signal.SIGSTOP)) < 3.5
+    stopped = here.managers["first"]
+    stopped.send_signal(signal.SIGCONT)
+    assert stopped.wait(10.0) == 0
+
+
+def test_a_manager_is_ended(site: Any, recorder: Any, gate: Gate) -> None:
+    """It says so itself, at once."""
+    assert lose_a_manager(site(), recorder, gate, lambda pid: os.kill(pid, signal.SIGTERM)) < 1.5
+
+
+def test_a_drained_manager_finishes_and_ends(site: Any, recorder: Any, gate: Gate) -> None:
+    here = site()
+    manager = here.start("first")
+    call = recorder.call(pass_gate, gate.address, "done")
+    here.executor.submit([call])
+    gate.wait_begun(PATIENCE)
+    here.executor.drain(["first"])
+    later = recorder.call(abs, -1)
+    here.executor.submit([later])
+    gate.open()
+    assert recorder.wait(call)[0].value == "done"
+    assert manager.wait(5.0) == 0
+    assert later.id not in recorder.outcomes
+    here.start("second")
+    assert recorder.wait(later)[0].value == 1
+
+
+def test_a_block_ends(site: Any, recorder: Any, gate: Gate) -> None:
+    here = site()
+    manager = here.start("b")
+    call = recorder.call(pass_gate, gate.address)
+    here.executor.submit([call])
+    gate.wait_begun(PATIENCE)
+    manager.kill()
+    status = JobStatus(state=JobState.FAILED, reason="NODE_FAIL", exit_code=1, stderr_tail="no route to host")
+    here.executor.block_ended("b", status)
+    error = recorder.wait(call)[0].error
+    assert isinstance(error, BlockLostError)
+    assert "NODE_FAIL" in str(error)
+    assert "no route to host" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "words"),
+    [("PROTOCOL", 99, "protocol 99"), ("PYTHON", "2.7", "Python 2.7")],
+)
+def test_a_manager_of_another_version_is_refused(
+    site: Any, recorder: Any, attribute: str, value: Any, words: str
+) -> None:
+    """Both sides name both versions."""
+    here = site()
+    code = textwrap.dedent(f"""
+        import sys
+        from weft_executor_htex import manager
+        manager.{attribute} = {value!r}
+        sys.exit(manager.main())
+    """)
+    _, data = here.executor.command("b")
+    done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, timeout=PATIENCE)
+    mine = f"{getattr(messages, attribute)}"
+    said = done.stderr.decode()
+    assert words in said
+    assert mine in said
+    [event] = [event for event in recorder.events if event.kind == "manager.gone"]
+    assert words in event.data["reason"]
+    assert mine in event.data["reason"]
+
+
+def test_a_manager_without_a_setup_says_so() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "weft_executor_htex.manager"],
+        input=b"{}",
+        capture_output=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 2
+    assert "setup" in done.stderr.decode()
+
+
+# -- the client -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
+def test_nothing_is_left_when_the_client_dies(tmp_path: Path, eventually: Any, how: str) -> None:
+    """Managers of this machine notice within two seconds that nobody listens any more."""
+    code = textwrap.dedent("""
+        import os, subprocess, sys, time
+        from pathlib import Path
+        from weft_executor_htex import HighThroughputExecutor
+        from weft_interfaces import Blocks, Call
+        from weft_interfaces.memory import InMemoryProvider, RecordingContext
+
+        def long(path):
+            with open(path, "a") as file:
+                file.write(f"{os.getpid()} {os.getppid()}\\n")
+            time.sleep(1000)
+
+        executor = HighThroughputExecutor(workers_per_node=2, blocks=Blocks(provider=InMemoryProvider()))
+        executor.start(RecordingContext(Path(sys.argv[1])))
+        command = executor.command("b")
+        manager = subprocess.Popen(list(command.argv), stdin=subprocess.PIPE, start_new_session=True)
+        manager.stdin.write(command.input)
+        manager.stdin.close()
+        executor.submit([Call(n, long, (sys.argv[2],)) for n in range(2)])
+        print(manager.pid, flush=True)
+        time.sleep(1000)
+    """)
+    path = tmp_path / "pids"
+    path.touch()
+    client = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert client.stdout is not None
+    manager = int(client.stdout.readline())
+    eventually(lambda: path.read_text().count("\n") == 2, "the calls do not begin")
+    pids = [manager, *(int(pid) for line in path.read_text().splitlines() for pid in line.split())]
+    client.send_signal(getattr(signal, how))
+    client.communicate(timeout=PATIENCE)
+    eventually(lambda: not any(map(alive, pids)), "managers or workers are left", 6.0)
+
+
+# -- hostile input ----------------------------------------------------------------------------------------
+
+
+def test_garbage_from_a_manager_costs_nothing(site: Any, recorder: Any) -> None:
+    """A peer that has the way in sends what is no message, and messages out of turn, while calls run."""
+    import zmq
+
+    here = site()
+    here.start("b")
+    calls = [recorder.call(abs, -n) for n in range(10_000)]
+    here.executor.submit(calls)
+    dice = random.Random(1)
+    genuine = [messages.encode(messages.Heartbeat())[0], messages.encode(messages.Begun([1, 2, 3]))[0]]
+    genuine += [messages.encode(messages.Results([messages.ResultGroup([5], [1], [0])]))[0]]
+    genuine += [messages.encode(messages.Stop("hostile"))[0], messages.encode(messages.Cancel([7]))[0]]
+    [endpoint] = ManagerSetup.load(here.executor.command("b").input).endpoints
+    with zmq.Context() as context, context.socket(zmq.DEALER) as peer:
+        peer.linger = 1000
+        peer.connect(endpoint.url)
+        for _ in range(2000):
+            frames = [dice.randbytes(dice.choice([0, 1, 7, 300])) for _ in range(dice.randrange(1, 4))]
+            if dice.random() < 0.5:
+                frames[0] = dice.choice(genuine)
+                cut = dice.randrange(len(frames[0]) + 1)
+                frames[0] = frames[0][:cut] if dice.random() < 0.5 else frames[0]
+            peer.send_multipart(frames)
+    assert [outcome.value for outcome in recorder.wait(*calls)] == list(range(10_000))
+    assert here.executor.status()["malformed"]
+
+
+def test_the_setup_survives_its_journey() -> None:
+    setup = ManagerSetup(
+        endpoints=[],
+        block="b",
+        public_key=b"p",
+        secret_key=b"s",
+        workers=3,
+        heartbeat_threshold=1.0,
+        path=["x"],
+        preload=["y"],
+    )
+    assert ManagerSetup.load(setup.dump()) == setup
+    with pytest.raises(msgspec.DecodeError):
+        ManagerSetup.load(b"no")
+
+
+def test_losses_carry_certificates_that_survive_pickling(site: Any, recorder: Any) -> None:
+    import pickle
+
+    here = site()
+    here.start("b")
+    error = recorder.error(here.executor, end_by, "kill")
+    again = pickle.loads(pickle.dumps(error))
+    assert isinstance(again, LostError)
+    assert again.certificates == error.certificates
