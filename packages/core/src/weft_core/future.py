@@ -15,8 +15,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
-from ._interfaces import FutureMisuseError, current_worker
-from .lock import HotLock
+from ._interfaces import FutureMisuseError, HotLock, current_worker
 from .patience import wait_in_pieces
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ from ._interfaces import (
     EventSink,
     Executor,
     Failure,
+    HotLock,
     InternalError,
     LostError,
     Outcome,
@@ -43,7 +44,6 @@ from .dependencies import ATOMS, DEEP, cancel_foreign, error_of, is_future, valu
 from .failure import dependency_error, lost_error, safe_repr
 from .future import Future, Waiter, tell
 from .journal import Journal
-from .lock import HotLock
 from .patience import wait_in_pieces
 from .retry import BackoffRetryPolicy
 from .router import Router

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .event import SCHEMA_VERSION, BaseEventSink, Event, EventSink, NullEventSink
     from .executor import BaseExecutor, Executor, ExecutorContext, Load
     from .launcher import DirectLauncher, Launcher
+    from .lock import HotLock
     from .memo import BaseMemoStore, MemoEntry, MemoHasher, MemoStore, NullMemoStore
     from .pickling import PickleSerializer
     from .policy import (
@@ -106,6 +107,7 @@ __all__ = [
     "Failure",
     "FunctionPayload",
     "FutureMisuseError",
+    "HotLock",
     "InputError",
     "InterchangeLostError",
     "InternalError",
@@ -176,6 +178,7 @@ _NAMES = {
     "event": "BaseEventSink Event EventSink NullEventSink SCHEMA_VERSION",
     "executor": "BaseExecutor Executor ExecutorContext Load",
     "launcher": "DirectLauncher Launcher",
+    "lock": "HotLock",
     "memo": "BaseMemoStore MemoEntry MemoHasher MemoStore NullMemoStore",
     "pickling": "PickleSerializer",
     "policy": (

@@ -21,6 +21,7 @@ from weft_interfaces import (
     DeathCertificate,
     Event,
     ExecutorContext,
+    HotLock,
     LostError,
     ManagerLostError,
     Outcome,
@@ -77,7 +78,7 @@ class Client:
         self._serializer = serializer
         self._send = send
         self._wake = wake
-        self._lock = threading.Lock()
+        self._lock = HotLock()
         self.changed = threading.Condition(self._lock)
         self._entries: dict[int, Entry] = {}
         self._begun: set[int] = set()

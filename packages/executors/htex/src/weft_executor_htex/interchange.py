@@ -50,6 +50,7 @@ from .roster import Manager, Roster
 __all__ = ["Interchange"]
 
 _GRACE = 2.0  # seconds that a manager whose connection broke may take to come back
+_WAKE = 1.0  # seconds in which the batch system may say why a manager's process has ended
 
 
 class Interchange:
@@ -227,7 +228,14 @@ class Interchange:
         """The connection of a manager broke: unless it comes back soon, the manager is lost."""
         manager = self.roster.get(address)
         if manager is not None and manager.back_by == math.inf:
-            manager.back_by = self._clock() + _GRACE
+            reason = f"its connection broke, and it did not come back within {_GRACE:g} s"
+            manager.suspect(reason, self._clock() + _GRACE)
+
+    def hung_up(self, address: bytes) -> None:
+        """The connection of a manager ended, and cannot come back."""
+        manager = self.roster.get(address)
+        if manager is not None:
+            manager.suspect("its process has ended", self._clock() + _WAKE)
 
     def probe(self) -> None:
         """A connection broke, nobody knows whose: see who can still be reached."""
@@ -237,8 +245,7 @@ class Interchange:
 
     def _lose(self, manager: Manager, reason: str, end: EndBlock | None = None) -> None:
         self.roster.remove(manager)
-        begun = [call_id for call_id in manager.calls if call_id in manager.begun]
-        waiting = [call_id for call_id in manager.calls if call_id not in manager.begun]
+        begun, waiting = manager.doubtful()
         info = manager.info
         if begun:
             lost = Lost(
@@ -266,12 +273,14 @@ class Interchange:
             self._next_beat = now + self._period
             beat = encode(Heartbeat())
             for manager in list(self.roster):
+                if manager.back_by < math.inf:
+                    continue
                 if now - manager.heard_at > self._threshold:
                     self._lose(manager, f"nothing was heard of it for {now - manager.heard_at:.1f} s")
                 else:
                     self._to_manager(manager.address, beat)
         for manager in [manager for manager in self.roster if manager.back_by <= now]:
-            self._lose(manager, f"its connection broke, and it did not come back within {_GRACE:g} s")
+            self._lose(manager, manager.suspicion)
         return min([self._next_beat, *(manager.back_by for manager in self.roster)])
 
     # -- dispatch -------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -20,7 +19,6 @@ from types import FrameType
 from typing import Any
 
 import msgspec
-import zmq
 from weft_interfaces import LostError, PickleSerializer
 from weft_interfaces.processes import (
     Ending,
@@ -33,6 +31,7 @@ from weft_interfaces.processes import (
     pack_error,
 )
 
+from .link import connect
 from .messages import (
     PROTOCOL,
     PYTHON,
@@ -62,7 +61,7 @@ __all__ = ["ManagerProcess", "main"]
 
 _LARGE = 1 << 16  # bytes from which on a result travels in a frame of its own
 _ERROR = 3  # see frames.ERROR
-_LOOK = 1.0  # seconds between two looks whether an interchange of this machine still listens
+_SAY_AFTER = 0.02  # seconds that a call has run when the interchange is told that it has begun
 
 
 class ManagerProcess:
@@ -70,17 +69,14 @@ class ManagerProcess:
 
     def __init__(self, setup: ManagerSetup) -> None:
         self._setup = setup
-        self._context = zmq.Context()
-        endpoint = _choose(setup.endpoints)
-        self._socket = _connect(self._context, endpoint, setup)
-        scheme, _, place = endpoint.url.partition("://")
-        self._interchange_path = place if scheme == "ipc" else None
-        self._next_look = 0.0 if self._interchange_path else math.inf
+        self._link = connect(_choose(setup.endpoints), setup)
         self._slots = setup.workers or available_cpus()
         self._serializer = PickleSerializer()
         self._functions: dict[int, FunctionRecord] = {}
         self._options: dict[int, OptionsRecord] = {}
         self._endings: list[Ending] = []
+        self._handed: list[Entry] = []  # of which the interchange has not been told
+        self._say_at = math.inf
         self._heard_at = time.monotonic()
         self._period = setup.heartbeat_threshold / 3
         self._threshold = setup.heartbeat_threshold
@@ -102,12 +98,11 @@ class ManagerProcess:
             signal.signal(number, self._interrupted)
         self._send(self._registration())
         try:
-            self._staff.serve(self._socket.fileno(), self._pump)
+            self._staff.serve(self._link.fileno(), self._pump)
         finally:
             if self._reason is not None:
                 self._send(Leave(self._reason))
-            self._socket.close(linger=1000)
-            self._context.term()
+            self._link.close()
         return self._reason or "an error"
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
@@ -122,26 +117,31 @@ class ManagerProcess:
 
     def _pump(self) -> float | None:
         """Send and receive what there is. Returns when to come back at the latest; None to end."""
-        self._flush()
-        while self._socket.poll(0):
-            self._receive(self._socket.recv_multipart(copy=True))
-            self._flush()
         now = time.monotonic()
         if now - self._heard_at > self._threshold:
             self._reason = f"nothing was heard of the interchange for {now - self._heard_at:.1f} s"
         elif now >= self._next_beat:
             self._next_beat = now + self._period
             self._send(Heartbeat() if self._accepted else self._registration())
-        if self._interchange_path is not None and now >= self._next_look:
-            self._next_look = now + _LOOK
-            if not _listens(self._interchange_path):
-                self._reason = "the interchange is gone"
-        if self._draining and not self._staff.load().queued and not self._staff.load().running:
+        if self._handed and now >= self._say_at:
+            self._say_begun()
+        self._flush()
+        self._receive_all()  # the last thing: sending may hide from the descriptor that something has come
+        if self._draining and not any(self._staff.load()[:2]):
+            self._flush()
             self._reason = "it was drained"
         if self._reason is not None:
-            self._flush()
             return None
-        return min(self._next_beat, self._next_look, self._heard_at + self._threshold)
+        due = min(self._next_beat, self._heard_at + self._threshold)
+        return min(due, self._say_at) if self._handed else due
+
+    def _receive_all(self) -> None:
+        while messages := self._link.receive():
+            for frames in messages:
+                self._receive(frames)
+            self._flush()
+        if messages is None:
+            self._reason = "the interchange is gone"
 
     def _receive(self, frames: Sequence[bytes]) -> None:
         self._heard_at = time.monotonic()
@@ -186,7 +186,16 @@ class ManagerProcess:
         self._staff.submit(entries)
 
     def _hand(self, entries: Sequence[Entry]) -> None:
-        self._send(Begun([entry.id for entry in entries]))
+        if not self._handed:
+            self._say_at = time.monotonic() + _SAY_AFTER
+        self._handed += entries
+
+    def _say_begun(self) -> None:
+        """Tell of calls that workers have had for a while: of those that end soon there is no need to."""
+        waiting = [entry.id for entry in self._handed if not entry.done and entry.worker is not None]
+        self._handed.clear()
+        if waiting:
+            self._send(Begun(waiting))
 
     def _flush(self) -> None:
         """Send the endings that have come up."""
@@ -199,6 +208,7 @@ class ManagerProcess:
         kinds: list[int] = []
         pieces: list[Frame] = []
         for entry, kind, payload, error in endings:
+            entry.done = True
             if error is not None:
                 kind, payload = _ERROR, self._pack(entry, error)
             if len(payload) > _LARGE:
@@ -220,29 +230,11 @@ class ManagerProcess:
         return pack_error(error, self._serializer, entry.options.options.name)
 
     def _send(self, message: Message, payloads: Sequence[Frame] = ()) -> None:
-        self._socket.send_multipart(encode(message, payloads), copy=False)
+        self._link.send(encode(message, payloads))
 
 
 def _ignore(kind: str, data: dict[str, Any]) -> None:
     """Events of workers are not sent: their calls' errors carry what is to be known."""
-
-
-def _connect(
-    context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, setup: ManagerSetup
-) -> zmq.Socket[bytes]:
-    connection = context.socket(zmq.DEALER)
-    connection.set(zmq.SNDHWM, 0)
-    connection.set(zmq.RCVHWM, 0)
-    connection.set(zmq.RECONNECT_IVL, 50)
-    connection.set(zmq.RECONNECT_IVL_MAX, 1000)
-    connection.copy_threshold = _LARGE
-    connection.set(zmq.ROUTING_ID, b"\1" + secrets.token_bytes(15))
-    if endpoint.server_key is not None:
-        connection.set(zmq.CURVE_SERVERKEY, endpoint.server_key)
-        connection.set(zmq.CURVE_PUBLICKEY, setup.public_key)
-        connection.set(zmq.CURVE_SECRETKEY, setup.secret_key)
-    connection.connect(endpoint.url)
-    return connection
 
 
 def _choose(endpoints: Sequence[Endpoint]) -> Endpoint:
@@ -251,20 +243,6 @@ def _choose(endpoints: Sequence[Endpoint]) -> Endpoint:
         if endpoint.boot_id in (None, here):
             return endpoint
     raise SystemExit("weft manager: the interchange listens only on its own machine, and this is another one")
-
-
-def _listens(path: str) -> bool:
-    """Whether somebody still listens on this unix socket: a process of this machine has no other way to be
-    silent for long.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        try:
-            probe.connect(path)
-        except (FileNotFoundError, ConnectionRefusedError):
-            return False
-        except OSError:  # of another type: it is there
-            return True
-    return True
 
 
 def _memory() -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -30,6 +31,7 @@ class Manager:
         self.info = info
         self.heard_at = now
         self.back_by = math.inf
+        self.suspicion = ""
         self.draining = False
         self.calls: dict[int, Needs | None] = {}
         self.begun: set[int] = set()
@@ -43,14 +45,17 @@ class Manager:
         self._memory = info.memory or 0
         self._gpus = float(info.gpus)
 
+    def suspect(self, reason: str, back_by: float) -> None:
+        """Give it no new calls: it is lost, for this reason, unless it is heard of by then."""
+        self.suspicion, self.back_by = reason, back_by
+
     def room(self, needs: Needs) -> int:
         """How many calls with these needs it may be given now."""
-        if self.draining or not self.could_run(needs):
+        if self.draining or self.back_by < math.inf or not self.could_run(needs):
             return 0
         taken = len(self.calls) + self._extra_slots
         if needs is _PLAIN or needs == _PLAIN:
-            ahead = self._prefetch + min(_MOST_AHEAD, int(self._rate * _AHEAD_SECONDS))
-            return max(0, self.info.slots + ahead - taken)
+            return max(0, self.info.slots + self._prefetch + self._sent_ahead() - taken)
         # What takes more than a slot is not sent ahead: it waits where it can still go elsewhere.
         room = (self.info.slots - taken) // needs.slots
         if needs.memory:
@@ -69,6 +74,21 @@ class Manager:
         if needs.walltime is not None and info.ends_at is not None:
             return time.time() + needs.walltime <= info.ends_at
         return True
+
+    def doubtful(self) -> tuple[list[int], list[int]]:
+        """The calls that may have begun, and those that surely have not.
+
+        It says what it has begun only after a moment. As long as it was sent no more than its slots take, no
+        other can have begun without a result that came first.
+        """
+        if self._sent_ahead():
+            return list(self.calls), []
+        first = set(itertools.islice(self.calls, self.info.slots)) | self.begun
+        return [i for i in self.calls if i in first], [i for i in self.calls if i not in first]
+
+    def _sent_ahead(self) -> int:
+        """How many calls it may be sent because they are short."""
+        return min(_MOST_AHEAD, int(self._rate * _AHEAD_SECONDS))
 
     def give(self, ids: Iterable[int], needs: Needs) -> None:
         """Count calls that are sent to it."""

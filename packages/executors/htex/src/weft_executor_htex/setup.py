@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
-__all__ = ["Endpoint", "ManagerSetup", "boot_id"]
+__all__ = ["Endpoint", "Keys", "ManagerSetup", "boot_id"]
+
+
+class Keys(NamedTuple):
+    """The public and secret halves of a key pair, as text."""
+
+    public: bytes
+    secret: bytes
+
+    @classmethod
+    def make(cls) -> Keys:
+        """A new pair."""
+        import zmq
+
+        return cls(*zmq.curve_keypair())
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -23,7 +38,8 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class ManagerSetup(msgspec.Struct, frozen=True):
-    """How a manager is to work. ``public_key``, ``secret_key``: those of all managers of the run.
+    """How a manager is to work. ``public_key``, ``secret_key``: those of all managers of the
+    run, where they need some.
 
     workers: None for as many as the node has processors. heartbeat_threshold: seconds without a sign of the
     interchange after which it ends. path: where modules are looked up, behind what the node has.
@@ -31,11 +47,11 @@ class ManagerSetup(msgspec.Struct, frozen=True):
 
     endpoints: Sequence[Endpoint]
     block: str
-    public_key: bytes
-    secret_key: bytes
     workers: int | None
     heartbeat_threshold: float
     path: Sequence[str]
+    public_key: bytes = b""
+    secret_key: bytes = b""
     preload: Sequence[str] = ()
 
     def dump(self) -> bytes:

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 from ..errors import DeathCertificate, RunClosedError, WorkerLostError
 from ..executor import Load
+from ..lock import HotLock
 from . import frames
 from .catalogue import Entry
 from .certificate import OomCounter, certify, tail_of_file
@@ -83,7 +84,7 @@ class Staff:
         self._size = settings.count
         self._deliver = report
         self._tell = emit
-        self._lock = threading.Lock()
+        self._lock = HotLock()
         self._changed = threading.Condition(self._lock)
         self._dispatcher = Dispatcher(settings.count, self._await_room, handing)
         self._links = self._dispatcher.links

@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from weft_core.lock import HotLock
+from weft_interfaces import HotLock
 
 ENTRIES = 100_000
 

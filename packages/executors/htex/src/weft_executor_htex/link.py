@@ -1,0 +1,126 @@
+"""A manager's connection with the interchange: a unix socket on the same machine, TCP from elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from .messages import Frame
+from .setup import Endpoint, ManagerSetup
+from .stream import StreamReader, pack
+
+if TYPE_CHECKING:
+    import zmq
+
+__all__ = ["Link", "connect"]
+
+_LARGE = 1 << 16
+_RECEIVE = 1 << 20
+
+
+class Link(Protocol):
+    """What a manager needs of it. For one thread."""
+
+    def fileno(self) -> int:
+        """What can be read when something has come, at least."""
+
+    def receive(self) -> list[list[bytes]] | None:
+        """The messages that have come, without waiting; None when the interchange is gone."""
+
+    def send(self, frames: Sequence[Frame]) -> None:
+        """Send a message. What cannot be sent any more is dropped."""
+
+    def close(self) -> None:
+        """Send what is left, for a second at most."""
+
+
+def connect(endpoint: Endpoint, setup: ManagerSetup) -> Link:
+    """Connect. Raises :class:`OSError` when nobody listens on this machine."""
+    scheme, _, place = endpoint.url.partition("://")
+    if scheme == "unix":
+        return _UnixLink(place, setup.heartbeat_threshold)
+    return _TcpLink(endpoint, setup)
+
+
+class _UnixLink:
+    def __init__(self, path: str, patience: float) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        try:
+            self._socket.connect(path)
+        except BaseException:
+            self._socket.close()
+            raise
+        # Sending waits while the interchange has no time to read, but not for ever.
+        timeout = struct.pack("ll", int(patience), int(patience % 1 * 1e6))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+        self._reader = StreamReader()
+        self._gone = False
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def receive(self) -> list[list[bytes]] | None:
+        if self._gone:
+            return None
+        try:
+            data = self._socket.recv(_RECEIVE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        return self._reader.feed(data) if data else None
+
+    def send(self, frames: Sequence[Frame]) -> None:
+        try:
+            for part in pack(frames):
+                self._socket.sendall(part)
+        except OSError:
+            self._gone = True
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class _TcpLink:
+    def __init__(self, endpoint: Endpoint, setup: ManagerSetup) -> None:
+        import zmq
+
+        self._again = zmq.Again
+        self._noblock = zmq.NOBLOCK
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        for option, value in (
+            (zmq.SNDHWM, 0),
+            (zmq.RCVHWM, 0),
+            (zmq.RECONNECT_IVL, 50),
+            (zmq.RECONNECT_IVL_MAX, 1000),
+            (zmq.ROUTING_ID, b"\1" + secrets.token_bytes(15)),
+            (zmq.CURVE_SERVERKEY, endpoint.server_key or b""),
+            (zmq.CURVE_PUBLICKEY, setup.public_key),
+            (zmq.CURVE_SECRETKEY, setup.secret_key),
+        ):
+            self._socket.set(option, value)
+        self._socket.copy_threshold = _LARGE
+        self._socket.connect(endpoint.url)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def receive(self) -> list[list[bytes]] | None:
+        # Its descriptor tells of a change only once: take all that there is.
+        messages: list[list[bytes]] = []
+        with contextlib.suppress(self._again):
+            while True:
+                messages.append(self._socket.recv_multipart(self._noblock))
+        return messages
+
+    def send(self, frames: Sequence[Frame]) -> None:
+        self._socket.send_multipart(list(frames), copy=False)
+
+    def close(self) -> None:
+        self._socket.close(linger=1000)
+        self._context.term()

@@ -1,0 +1,120 @@
+"""The interchange's TCP port: ZeroMQ, where both ends authenticate each other, and encrypt (CurveZMQ).
+
+The server's key pair, and that of the managers, are made for one run. A peer without them gets nothing; its
+attempts are counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import zmq
+from zmq.utils import z85
+from zmq.utils.monitor import recv_monitor_message
+
+from .messages import Frame
+from .setup import Endpoint, Keys
+
+__all__ = ["Router"]
+
+_LARGE = 1 << 16
+_PROBE_AFTER = 0.2  # seconds from a broken connection to the look for who cannot be reached any more
+_AT_ONCE = 1000  # messages in one go: then it is the client's turn
+_HANDSHAKES = (
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
+    | zmq.Event.HANDSHAKE_FAILED_AUTH
+)
+
+
+class Router:
+    """Listens on a port of all interfaces; ``address`` is the name that managers are told.
+
+    For one thread. Raises :class:`zmq.ZMQError`, an :class:`OSError`, when it cannot listen.
+    """
+
+    def __init__(self, address: str, managers: Keys) -> None:
+        self.refused: Counter[str] = Counter()  # peers without the key, by what was wrong
+        self.probe_at: float | None = None  # when to see who can still be reached
+        self._allowed = [z85.decode(managers.public)]
+        self._context = zmq.Context()
+        try:
+            self._authenticator = self._context.socket(zmq.REP)
+            self._authenticator.bind("inproc://zeromq.zap.01")
+            keys = Keys.make()
+            self._socket = self._make_socket(keys)
+            self._monitor = self._socket.get_monitor_socket(zmq.Event.DISCONNECTED | _HANDSHAKES)
+            port = self._socket.bind_to_random_port("tcp://*")
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+        self.endpoint = Endpoint(f"tcp://{address}:{port}", keys.public)
+
+    def _make_socket(self, keys: Keys) -> zmq.Socket[bytes]:
+        router = self._context.socket(zmq.ROUTER)
+        for option, value in (
+            (zmq.ROUTER_MANDATORY, 1),
+            (zmq.ROUTER_HANDOVER, 1),
+            (zmq.SNDHWM, 0),
+            (zmq.RCVHWM, 0),
+            (zmq.LINGER, 500),
+            (zmq.BACKLOG, 4096),
+            (zmq.CURVE_SERVER, 1),
+            (zmq.CURVE_SECRETKEY, keys.secret),
+            (zmq.CURVE_PUBLICKEY, keys.public),
+            (zmq.ZAP_DOMAIN, b"weft"),
+        ):
+            router.set(option, value)
+        router.copy_threshold = _LARGE
+        return router
+
+    def descriptors(self) -> list[int]:
+        """What can be read when something may have come."""
+        return [self._socket.fileno(), self._monitor.fileno(), self._authenticator.fileno()]
+
+    def pump(self, deliver: Callable[[bytes, list[bytes]], object]) -> bool:
+        """Take what has come; ``deliver`` gets each message and its sender. Whether there may be more."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._authenticate(self._authenticator.recv_multipart(zmq.NOBLOCK))
+        while self._monitor.poll(0):
+            self._note(zmq.Event(recv_monitor_message(self._monitor)["event"]))
+        for _ in range(_AT_ONCE):
+            try:
+                address, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return False
+            deliver(address, frames)
+        return True
+
+    def send(self, address: bytes, frames: list[Frame]) -> bool:
+        """Send to a manager; whether it is connected."""
+        try:
+            self._socket.send_multipart([address, *frames], copy=False)
+        except zmq.ZMQError:
+            return False
+        return True
+
+    def _note(self, kind: zmq.Event) -> None:
+        if kind is zmq.Event.DISCONNECTED:
+            # Whose it was is not said: all are probed, but not once for each of many.
+            self.probe_at = self.probe_at or time.monotonic() + _PROBE_AFTER
+        else:
+            self.refused[kind.name or "handshake"] += 1
+
+    def _authenticate(self, question: list[bytes]) -> None:
+        """Answer ZeroMQ, which asks whether a peer with this key may connect (RFC 27, ZAP)."""
+        version, request, _, _, _, mechanism, *credentials = question
+        known = mechanism == b"CURVE" and credentials == self._allowed
+        answer = (b"200", b"OK") if known else (b"400", b"this key is not one of the run's")
+        self._authenticator.send_multipart([version, request, *answer, b"", b""])
+
+    def close(self) -> None:
+        """Send what is left, for half a second at most."""
+        self._socket.disable_monitor()
+        for each in (self._monitor, self._socket, self._authenticator):
+            each.close()
+        self._context.term()
