@@ -23,11 +23,11 @@ class Census:
 
     def __init__(self, root: Path, folder: Path) -> None:
         self.script = root / "examples/census/census.py"
-        self.processes = root / "examples/processes.toml"
+        self.examples = root / "examples"
         self.folder = folder
 
-    def run(self, *arguments: str, processes: bool = True) -> subprocess.CompletedProcess[str]:
-        config = ["--config", str(self.processes)] if processes else []
+    def run(self, *arguments: str, on: str | None = "processes") -> subprocess.CompletedProcess[str]:
+        config = [] if on is None else ["--config", str(self.examples / f"{on}.toml")]
         weft = [sys.executable, "-m", "weft", "run", *config, str(self.script), "--", *arguments]
         return self.finish(weft)
 
@@ -74,9 +74,9 @@ def plain_figures(package: str) -> dict[str, int]:
     }
 
 
-@pytest.mark.parametrize("processes", [True, False], ids=["processes", "threads"])
-def test_figures_are_those_of_a_plain_computation(census: Census, processes: bool) -> None:
-    succeeded(census.run(*SMALL, processes=processes))
+@pytest.mark.parametrize("on", [None, "processes", "htex"])
+def test_figures_are_those_of_a_plain_computation(census: Census, on: str | None) -> None:
+    succeeded(census.run(*SMALL, on=on))
 
     found = {row.pop("package"): {key: int(value) for key, value in row.items()} for row in census.rows()}
 

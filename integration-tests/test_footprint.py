@@ -42,7 +42,7 @@ import importlib.metadata, logging, threading
 def refuse(*args, **kwargs):
     raise AssertionError('an entry point was looked up during import')
 importlib.metadata.entry_points = importlib.metadata.distributions = refuse
-import weft_core, weft_interfaces, weft_executor_local, weft
+import weft_core, weft_interfaces, weft_executor_local, weft_executor_htex, weft_provider_local, weft
 print(threading.active_count(), logging.getLogger().handlers, logging.getLogger().level == logging.WARNING)
 """
 

@@ -7,7 +7,7 @@ from weft_interfaces.testing import NESTING, ORDER, BlockExecutorSuite, left_out
 
 
 def make(workers: int) -> HighThroughputExecutor:
-    blocks = Blocks(provider=InMemoryProvider(), min=0, init=1, max=4)
+    blocks = Blocks(provider=InMemoryProvider())
     return HighThroughputExecutor(workers_per_node=workers, blocks=blocks)
 
 
