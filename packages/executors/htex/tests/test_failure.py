@@ -24,10 +24,12 @@ from weft_executor_htex.stream import pack
 from weft_interfaces import (
     BlockLostError,
     Blocks,
+    CallOptions,
     JobState,
     JobStatus,
     LostError,
     ManagerLostError,
+    Resources,
     TaskTimeoutError,
     WorkerLostError,
 )
@@ -43,7 +45,8 @@ class Site:
     """An executor, and the managers that a test starts for it."""
 
     def __init__(self, recorder: Any, **settings: Any) -> None:
-        blocks = Blocks(provider=InMemoryProvider(), max=8)
+        shape = {name: settings.pop(name) for name in ("walltime", "gpus") if name in settings}
+        blocks = Blocks(provider=InMemoryProvider(), max=8, **shape)
         settings = {"workers_per_node": 2, "heartbeat_period": 0.2, "heartbeat_threshold": 1.5} | settings
         self.executor = HighThroughputExecutor(blocks=blocks, **settings)
         self.executor.start(recorder)
@@ -232,6 +235,19 @@ def test_a_block_ends(site: Any, recorder: Any, gate: Gate) -> None:
     assert isinstance(error, BlockLostError)
     assert "NODE_FAIL" in str(error)
     assert "no route to host" in str(error)
+
+
+def test_no_call_starts_that_cannot_end_before_its_block(site: Any, recorder: Any) -> None:
+    here = site(walltime=60)
+    here.start("b")
+    long = recorder.call(abs, -1)
+    long = long._replace(options=CallOptions(resources=Resources(walltime=600)))
+    short = long._replace(id=long.id + 1000, options=CallOptions(resources=Resources(walltime=5)))
+    here.executor.submit([long])
+    recorder.value(here.executor, abs, -1)
+    here.executor.submit([short])
+    assert recorder.wait(short)[0].value == 1
+    assert long.id not in recorder.outcomes
 
 
 @pytest.mark.parametrize(

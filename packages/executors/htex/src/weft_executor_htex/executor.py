@@ -30,6 +30,7 @@ from weft_interfaces import (
     Resources,
     ResourcesError,
     RunClosedError,
+    format_bytes,
     parse_count,
     parse_seconds,
 )
@@ -140,6 +141,12 @@ class HighThroughputExecutor(BaseExecutor):
                 f"blocks of executor {self.label!r} have {blocks.gpus or 0} gpus a node, the task asks for "
                 f"{resources.gpus:g}"
             )
+        memory = blocks.shape.memory
+        if memory is not None and int(resources.memory or 0) > memory:
+            return (
+                f"blocks of executor {self.label!r} have {format_bytes(memory)} a node, the task asks for "
+                f"{resources}"
+            )
         if self._workers is not None and resources.slots > self._workers:
             return (
                 f"executor {self.label!r} has {self._workers} workers a node, the task asks for {resources}"
@@ -167,12 +174,15 @@ class HighThroughputExecutor(BaseExecutor):
     def command(self, block_id: str) -> BlockCommand:
         session = self._running_session()
         session.client.hope()
+        shape = self._blocks.shape
         setup = ManagerSetup(
             endpoints=session.server.endpoints,
             block=block_id,
             public_key=session.server.manager_keys.public,
             secret_key=session.server.manager_keys.secret,
             workers=self._workers,
+            gpus=shape.gpus or 0,
+            walltime=shape.walltime,
             heartbeat_threshold=self._threshold,
             path=[entry for entry in sys.path if entry],
             preload=self._preload,

@@ -85,6 +85,7 @@ class ManagerProcess:
         self._draining = False
         self._reason: str | None = None
         self._host = socket.gethostname()
+        self._ends_at = None if setup.walltime is None else time.time() + setup.walltime
         settings = WorkerSettings(
             count=self._slots, pickler="cloudpickle:Pickler", preload=list(setup.preload)
         )
@@ -110,7 +111,15 @@ class ManagerProcess:
 
     def _registration(self) -> Register:
         return Register(
-            PROTOCOL, PYTHON, self._host, os.getpid(), self._setup.block, self._slots, _memory(), 0, None
+            PROTOCOL,
+            PYTHON,
+            self._host,
+            os.getpid(),
+            self._setup.block,
+            self._slots,
+            _memory(),
+            self._setup.gpus,
+            self._ends_at,
         )
 
     # -- the loop -------------------------------------------------------------------------------------------

@@ -41,7 +41,8 @@ class ManagerSetup(msgspec.Struct, frozen=True):
     """How a manager is to work. ``public_key``, ``secret_key``: those of all managers of the
     run, where they need some.
 
-    workers: None for as many as the node has processors. heartbeat_threshold: seconds without a sign of the
+    workers: None for as many as the node has processors. gpus: those of the node. walltime: seconds that the
+    block has. heartbeat_threshold: seconds without a sign of the
     interchange after which it ends. path: where modules are looked up, behind what the node has.
     """
 
@@ -52,6 +53,8 @@ class ManagerSetup(msgspec.Struct, frozen=True):
     path: Sequence[str]
     public_key: bytes = b""
     secret_key: bytes = b""
+    gpus: int = 0
+    walltime: float | None = None
     preload: Sequence[str] = ()
 
     def dump(self) -> bytes:
