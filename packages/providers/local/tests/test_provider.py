@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from weft_interfaces import BlockShape, ConfigError, JobId, JobSpec, JobState, JobStatus, ProviderError
-from weft_provider_local import LocalProvider, group, job, start
+from weft_provider_local import LocalProvider, group, job, provider, start
 
 PATIENCE = 20.0
 
@@ -532,14 +532,29 @@ def test_ids_of_no_job(jobs: Jobs, job_id: str) -> None:
     jobs.provider.cancel([JobId(job_id)])
 
 
-def test_a_later_process_with_the_same_number_is_no_job(jobs: Jobs) -> None:
+def test_a_later_process_with_the_same_number_is_no_job(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = jobs.submit("sleep", "600")
     pid, _, started = job_id.partition(".")
     for other in (f"{pid}.{int(started) - 1}", f"{pid}.0"):
         assert jobs.status(JobId(other)).state is JobState.GONE
-        jobs.provider.cancel([JobId(other)])
-        group.kill(JobId(other))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "killpg", lambda *args: pytest.fail("it was signalled"))
+            jobs.provider.cancel([JobId(other)])
+            group.kill(JobId(other))
     assert jobs.status(job_id).state is JobState.RUNNING
+
+
+def test_what_does_not_die_is_not_waited_for_without_end(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [jobs.submit("sleep", "600") for _ in range(3)]
+    started = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "_GRACE", 0.05)
+        patch.setattr(provider, "_PATIENCE", 0.2)
+        patch.setattr(os, "killpg", lambda *args: None)
+        jobs.provider.cancel(ids)
+    assert 0.15 < time.monotonic() - started < PATIENCE
+    assert {status.state for status in jobs.provider.status(ids).values()} == {JobState.RUNNING}
+    assert {jobs.end(job_id).state for job_id in ids} == {JobState.CANCELLED}, "status kills"
 
 
 def test_a_look_that_fails_is_not_an_end(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -626,11 +641,11 @@ def test_twenty_threads_submit_ask_and_cancel(jobs: Jobs) -> None:
 
     def one(number: int) -> JobState:
         barrier.wait(PATIENCE)
-        provider = LocalProvider()
-        job_id = provider.submit(jobs.spec("sleep", "600"))
-        assert provider.status([job_id])[job_id].state is JobState.RUNNING
-        provider.cancel([job_id])
-        return provider.status([job_id])[job_id].state
+        mine = LocalProvider()
+        job_id = mine.submit(jobs.spec("sleep", "600"))
+        assert mine.status([job_id])[job_id].state is JobState.RUNNING
+        mine.cancel([job_id])
+        return mine.status([job_id])[job_id].state
 
     with ThreadPoolExecutor(20) as pool:
         assert set(pool.map(one, range(20))) == {JobState.CANCELLED}

@@ -27,7 +27,6 @@ from .start import JobFiles, start
 __all__ = ["Child", "Job", "Stranger"]
 
 _GRACE = 2.0  # seconds that a job has to end by itself when it was asked to
-_DYING = 2.0  # seconds that a killed process may take to end; one that waits for a disk may take longer
 _LOOK = 0.01  # seconds between two looks where the kernel does not tell when a process ends
 _TAIL = 8192  # bytes
 
@@ -71,13 +70,17 @@ class Job:
             if self._look() is None:
                 self._end(state, reason)
 
-    def see_out(self) -> None:
-        """Wait for a job that was asked to end, and kill it when its time is over."""
+    def see_out(self, latest: float) -> None:
+        """Wait for a job that was asked to end, and kill it when its time is over.
+
+        Not for longer than to ``latest``, of :func:`time.monotonic`: some do not die, such as those that wait
+        for a disk.
+        """
         if self._kill_at is not None and not self._wait(self._kill_at):
             with self._lock:
                 if self._look() is None:
                     group.kill(self.id)
-            self._wait(time.monotonic() + _DYING)
+            self._wait(latest)
 
     def _wait(self, deadline: float) -> bool:
         """Whether it has ended, at the deadline or before."""

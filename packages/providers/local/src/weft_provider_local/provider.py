@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from weft_interfaces import BaseProvider, JobId, JobSpec, JobState, JobStatus, ProviderError
@@ -13,6 +14,8 @@ from .job import Child, Job, Stranger
 from .start import JobFiles, recorded_job
 
 __all__ = ["LocalProvider"]
+
+_PATIENCE = 4.0  # seconds that a cancellation may take: two for the jobs, two for the kernel
 
 _ENDED = JobStatus(state=JobState.GONE, reason="no such job runs on this machine")
 _UNSEEN = JobStatus(state=JobState.UNKNOWN, reason="without /proc, only who started a job knows of it")
@@ -46,7 +49,7 @@ class LocalProvider(BaseProvider):
     def cancel(self, ids: Sequence[JobId]) -> None:
         """Ask these jobs to end, and kill those that have not after two seconds.
 
-        Returning: they have ended, unless the kernel takes more than two further seconds to end them.
+        Returning: they have ended, unless the kernel takes more than two further seconds for that.
         """
         errors: list[Exception] = []
         asked: list[Job] = []
@@ -58,9 +61,10 @@ class LocalProvider(BaseProvider):
                     asked.append(job)
             except (OSError, ProviderError) as error:
                 errors.append(error)
+        latest = time.monotonic() + _PATIENCE
         for job in asked:
             try:
-                job.see_out()
+                job.see_out(latest)
             except OSError as error:
                 errors.append(error)
         if errors:

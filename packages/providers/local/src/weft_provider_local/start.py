@@ -45,9 +45,7 @@ class JobFiles:
 
     def __init__(self, spec: JobSpec) -> None:
         if not spec.id or "/" in spec.id or "\0" in spec.id:
-            raise ConfigError(
-                f"the id of job {spec.name!r} must be usable as a file name, not {spec.id!r}", "id"
-            )
+            raise ConfigError(f"the id of job {spec.name!r} must be usable as a file name, not {spec.id!r}")
         directory = Path(spec.directory)
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
