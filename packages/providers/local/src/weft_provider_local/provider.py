@@ -83,12 +83,11 @@ class LocalProvider(BaseProvider):
 
 def _tagged(tag: str) -> Iterator[tuple[JobId, str]]:
     for job, variables in group.leaders():
-        # What a job starts has its environment, and may lead a session too; but the record tells it apart.
-        if variables.get("WEFT_JOB_TAG") == tag and recorded_job(variables.get("WEFT_JOB_RECORD", "")) in (
-            None,
-            job,
-        ):
-            yield job, variables.get("WEFT_JOB_NAME", "")
+        if variables.get("WEFT_JOB_TAG") == tag:
+            # What a job starts has its environment, and may lead a session too: the record tells them apart.
+            recorded = recorded_job(variables.get("WEFT_JOB_RECORD", ""))
+            if recorded in (None, job):
+                yield job, variables.get("WEFT_JOB_NAME", "")
 
 
 class _Machine:
