@@ -74,12 +74,12 @@ def dist() -> list[Check]:
 
 
 def floor() -> list[Check]:
-    """The unit tests with the lowest versions that the packages declare."""
+    """The unit tests with the lowest versions that the packages declare, but those that need run but once."""
     return [Check("floor", in_hatch("floor", "check"), suite=True)]
 
 
 def pythons() -> list[Check]:
-    """The same tests on every other CPython of this machine."""
+    """The same as ``floor`` on every other CPython of this machine."""
     own = sys.version_info[:2]
     others = {version: python for version, python in find_interpreters().items() if version != own}
     names = ", ".join(f"{major}.{minor}" for major, minor in others)
@@ -93,7 +93,7 @@ def with_python(name: str, python: Path) -> Check:
     editable = [argument for package in find_packages(ROOT) for argument in ("-e", str(package.folder))]
     create = [uv(), "venv", "--quiet", "--clear", "--python", str(python), str(venv)]
     install = [uv(), "pip", "install", "--quiet", "--python", str(venv), "--group", "test", *editable]
-    command = [str(venv / "bin" / "python"), "-m", "pytest", "packages"]
+    command = [str(venv / "bin" / "python"), "-m", "pytest", "-m", "not once", "packages"]
     return Check(name, command, before=[create, install], suite=True)
 
 

@@ -28,6 +28,8 @@ from weft_interfaces.memory import (
 )
 from weft_interfaces.testing import BlockExecutorSuite, ExecutorSuite, PoolSuite
 
+pytestmark = pytest.mark.once  # it is the suites that are tested
+
 
 class TamperedContext:
     def __init__(self, context, tamper):

@@ -11,6 +11,8 @@ from weft_interfaces import SerializationError
 from weft_interfaces.memory import InMemoryMemoStore, PickleMemoHasher
 from weft_interfaces.testing import MemoHasherSuite, MemoStoreSuite
 
+pytestmark = pytest.mark.once  # it is the suites that are tested
+
 
 def sha256(data):
     return hashlib.sha256(data).digest()

@@ -15,6 +15,8 @@ from weft_interfaces import ChannelError, CommandResult, DirectLauncher, JobStat
 from weft_interfaces.memory import InMemoryChannel, InMemoryProvider, InMemoryStaging
 from weft_interfaces.testing import ChannelSuite, LauncherSuite, ProviderSuite, StagingSuite
 
+pytestmark = pytest.mark.once  # it is the suites that are tested
+
 # -- providers ----------------------------------------------------------------------------------------------
 
 

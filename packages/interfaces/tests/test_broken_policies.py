@@ -25,6 +25,8 @@ from weft_interfaces.testing import (
     SerializerSuite,
 )
 
+pytestmark = pytest.mark.once  # it is the suites that are tested
+
 
 class Shallow(ContainerResolver):
     def futures(self, value):

@@ -84,7 +84,7 @@ def test_a_name_that_does_not_exist() -> None:
 
 
 def test_a_name_of_a_distribution_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(weft._ELSEWHERE, "PilotExecutor", ("weft_executor_none", "weft-executor-none"))  # type: ignore[attr-defined]
+    monkeypatch.setitem(weft._PLACE_OF, "PilotExecutor", "weft_executor_none")
     with pytest.raises(weft.MissingPluginError, match="pip install weft-executor-none"):
         weft.PilotExecutor  # type: ignore[attr-defined]  # noqa: B018
 

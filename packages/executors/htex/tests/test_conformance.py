@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from weft_executor_htex import HighThroughputExecutor
 from weft_interfaces import BlockExecutor, Blocks
 from weft_interfaces.memory import InMemoryProvider
@@ -17,12 +18,14 @@ class TestTwoWorkers(BlockExecutorSuite):
         return make(2)
 
 
+@pytest.mark.once
 @left_out(*NESTING)
 class TestOneWorker(BlockExecutorSuite):
     def make_executor(self) -> BlockExecutor:
         return make(1)
 
 
+@pytest.mark.once
 @left_out(*NESTING, *ORDER)
 class TestThroughTcp(BlockExecutorSuite):
     def make_executor(self) -> BlockExecutor:

@@ -148,9 +148,20 @@ _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
 def __getattr__(name: str) -> Any:
     import importlib
 
-    if name not in __all__:
+    place = _PLACE_OF.get(name, "weft_interfaces" if name in __all__ else None)
+    if place is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
-    module = importlib.import_module(_PLACE_OF.get(name, "weft_interfaces"), __name__)
+    try:
+        module = importlib.import_module(place, __name__)
+    except ModuleNotFoundError as error:
+        if error.name != place:
+            raise
+        from weft_interfaces import MissingPluginError
+
+        distribution = place.replace("_", "-")
+        raise MissingPluginError(
+            f"weft.{name} is in {distribution}, which is not installed: pip install {distribution}"
+        ) from None
     globals()[name] = value = getattr(module, name)
     return value
 

@@ -184,6 +184,7 @@ class Interchange:
         self._to_client(ManagerUp(address.hex(), info), ())
         if info.block in self._draining:
             self._drain([info.block])
+        self.queue.unpark()
         self._dispatch()
 
     def _refusal(self, info: Register) -> str | None:
@@ -290,9 +291,12 @@ class Interchange:
         while self.queue:
             batch = self.queue.first()
             manager = self.roster.choose(batch.needs)
-            if manager is None:
+            if manager is not None:
+                self._give(manager, batch)
+            elif self.roster and not self.roster.could_run(batch.needs):
+                self.queue.park(batch)
+            else:
                 return
-            self._give(manager, batch)
 
     def _give(self, manager: Manager, first: Batch) -> None:
         """Send one message with as many calls as the manager has room for, and its share allows."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from .messages import Frame, Group, Options, Tasks
@@ -63,14 +63,13 @@ class Queue:
         self.functions: dict[int, Frame] = {}
         self.options: dict[int, OptionsRecord] = {}
         self._heap: list[Batch] = []
+        self._parked: list[Batch] = []
         self._order = itertools.count()
         self._length = 0
 
     def __len__(self) -> int:
+        """How many calls wait, but the parked ones."""
         return self._length
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self._heap)
 
     def add(self, tasks: Tasks, payloads: Sequence[Frame]) -> None:
         """Put calls behind those of their priority."""
@@ -103,14 +102,30 @@ class Queue:
         self._length -= len(group.ids)
         return group, payload
 
+    def park(self, batch: Batch) -> None:
+        """Put the batch that is next aside: no manager could ever run it."""
+        heapq.heappop(self._heap)
+        self._length -= len(batch.ids)
+        self._parked.append(batch)
+
+    def unpark(self) -> None:
+        """Have back what was put aside: a manager has come that may run it."""
+        for batch in self._parked:
+            heapq.heappush(self._heap, batch)
+            self._length += len(batch.ids)
+        self._parked.clear()
+
     def remove(self, ids: Collection[int]) -> list[int]:
         """Take calls out, wherever they are. Returns those that were here."""
         removed: list[int] = []
-        for batch in [batch for batch in self._heap if not set(ids).isdisjoint(batch.ids)]:
-            removed += self._remove_from(batch, ids)
+        wanted = set(ids)
+        for batch in (*self._heap, *self._parked):
+            if not wanted.isdisjoint(batch.ids):
+                removed += self._remove_from(batch, wanted)
         self._heap = [batch for batch in self._heap if batch.ids]
         heapq.heapify(self._heap)
-        self._length -= len(removed)
+        self._parked = [batch for batch in self._parked if batch.ids]
+        self._length = sum(len(batch.ids) for batch in self._heap)
         return removed
 
     def _remove_from(self, batch: Batch, ids: Collection[int]) -> list[int]:
@@ -128,14 +143,15 @@ class Queue:
 
     def clear(self) -> list[int]:
         """Take all calls out."""
-        removed = [call_id for batch in self._heap for call_id in batch.ids]
+        removed = [call_id for batch in (*self._heap, *self._parked) for call_id in batch.ids]
         self._heap.clear()
+        self._parked.clear()
         self._length = 0
         return removed
 
     def forget(self) -> None:
         """Drop the functions and options that no waiting call uses."""
-        functions = {batch.function for batch in self._heap}
-        options = {batch.options for batch in self._heap}
+        functions = {batch.function for batch in (*self._heap, *self._parked)}
+        options = {batch.options for batch in (*self._heap, *self._parked)}
         self.functions = {number: data for number, data in self.functions.items() if number in functions}
         self.options = {number: record for number, record in self.options.items() if number in options}

@@ -151,6 +151,10 @@ class Roster:
         """Take a manager out."""
         self._managers.pop(manager.address, None)
 
+    def could_run(self, needs: Needs) -> bool:
+        """Whether any of them could run such a call."""
+        return any(manager.could_run(needs) for manager in self._managers.values())
+
     def choose(self, needs: Needs) -> Manager | None:
         """The manager that gets the next calls with these needs: one with room, and with the least to do for
         each slot.
