@@ -16,7 +16,7 @@ from datetime import date
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 import weft
 from cases import Case, Contender, chain, fan, interleave, percentile, round_trips, run_true, throughput
@@ -92,7 +92,17 @@ def summarize(
     return Figure(section, name, unit, ratio=ratio, target=target, samples=samples, **medians)
 
 
-def latency(section: str, them: Sequence[Contender], sizes: Sizes) -> Iterator[Figure]:
+class Rounds(Protocol):
+    """What :func:`latency` and :func:`compare` want to know."""
+
+    @property
+    def rounds(self) -> int: ...
+
+    @property
+    def trips(self) -> int: ...
+
+
+def latency(section: str, them: Sequence[Contender], sizes: Rounds) -> Iterator[Figure]:
     """Round trips: what half of them, and 99 of 100, stay below."""
     trips = interleave(partial(round_trips, calls=sizes.trips), them, sizes.rounds)
     for percent in (50, 99):
@@ -101,7 +111,7 @@ def latency(section: str, them: Sequence[Contender], sizes: Sizes) -> Iterator[F
 
 
 def compare(
-    section: str, them: Sequence[Contender], sizes: Sizes, cases: Mapping[str, tuple[Case, Target | None]]
+    section: str, them: Sequence[Contender], sizes: Rounds, cases: Mapping[str, tuple[Case, Target | None]]
 ) -> Iterator[Figure]:
     """Cases that give tasks per second, for all contenders."""
     for name, (case, target) in cases.items():

@@ -19,6 +19,14 @@ from rich.table import Table
 
 __all__ = ["Figure", "Target", "keep", "show"]
 
+PACKAGES = (
+    "weft",
+    "weft-core",
+    "weft-executor-htex",
+    "weft-executor-local",
+    "weft-interfaces",
+    "weft-provider-local",
+)
 WIDTH = 120  # holds the longest name: no figure is cut
 VERDICTS = {"met": "[green]met[/]", "missed": "[bold red]MISSED[/]", "": ""}
 
@@ -104,9 +112,7 @@ def keep(figures: Sequence[Figure], path: Path, settings: dict[str, Any]) -> Non
     record = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
-        "packages": {
-            name: version(name) for name in ("weft", "weft-core", "weft-executor-local", "weft-interfaces")
-        },
+        "packages": {name: version(name) for name in PACKAGES},
         "settings": settings,
         "figures": [{**asdict(figure), "verdict": figure.verdict} for figure in figures],
     }

@@ -29,6 +29,19 @@ def test_kernel_benchmark_runs(root: Path, tmp_path: Path) -> None:
     assert all(figure["weft"] > 0 for figure in record["figures"] if figure["unit"] != "bytes")
 
 
+def test_pilot_benchmark_runs(root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "figures.json"
+    command = [sys.executable, str(root / "benchmarks/htex.py"), "--quick", "--output", str(output)]
+
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    record = json.loads(output.read_text(encoding="utf-8"))
+    names = {figure["name"].split()[-1] for figure in record["figures"]}
+    assert {"no-ops", "ms", "p50", "end"} <= names
+    assert all(figure["weft"] > 0 for figure in record["figures"])
+
+
 def test_unknown_section_is_named(root: Path) -> None:
     command = [sys.executable, str(root / "benchmarks/kernel.py"), "nosuch"]
 
