@@ -16,6 +16,7 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 from weft_executor_htex import HighThroughputExecutor, messages
+from weft_executor_htex.session import Session
 from weft_executor_htex.setup import Endpoint, Keys, ManagerSetup
 from weft_executor_htex.stream import StreamReader, pack
 from weft_interfaces import Blocks
@@ -53,7 +54,7 @@ def answer_to(endpoint: Endpoint, keys: Keys | None, server_key: bytes | None) -
             peer.set(zmq.CURVE_SECRETKEY, keys.secret)
             peer.set(zmq.CURVE_SERVERKEY, server_key)
         peer.connect(endpoint.url)
-        peer.send_multipart(registration())
+        peer.send_multipart(Session().pack(registration()))
         return bool(peer.poll(1000))
 
 

@@ -258,6 +258,7 @@ class _Session:
             return Interchange(
                 client.receive,
                 server.send,
+                server.dismiss,
                 heartbeat_period=period,
                 heartbeat_threshold=threshold,
                 prefetch=prefetch,

@@ -49,13 +49,12 @@ from .roster import Manager, Roster
 
 __all__ = ["Interchange"]
 
-_GRACE = 2.0  # seconds that a manager whose connection broke may take to come back
 _WAKE = 1.0  # seconds in which the batch system may say why a manager's process has ended
 
 
 class Interchange:
     """See the module. ``to_client`` takes a message and its payloads, ``to_manager`` a manager's address and
-    frames.
+    frames; so does ``dismiss``, after which nothing more will be sent to that address.
 
     heartbeat_period, heartbeat_threshold: seconds; a manager that was not heard of for so long is lost.
     prefetch: calls sent ahead for each slot of a manager, however long they take.
@@ -65,6 +64,7 @@ class Interchange:
         self,
         to_client: Callable[[Message, Sequence[Frame]], None],
         to_manager: Callable[[bytes, list[Frame]], None],
+        dismiss: Callable[[bytes, list[Frame]], None],
         *,
         heartbeat_period: float,
         heartbeat_threshold: float,
@@ -76,8 +76,10 @@ class Interchange:
         self.queue = Queue()
         self._to_client = to_client
         self._to_manager = to_manager
+        self._dismiss = dismiss
         self._period = heartbeat_period
         self._threshold = heartbeat_threshold
+        self._grace = heartbeat_threshold / 3
         self._clock = clock
         self._next_beat = -math.inf
         self._ended_blocks: dict[str, EndBlock] = {}
@@ -132,7 +134,6 @@ class Interchange:
         self._ended_blocks[end.block] = end
         for manager in list(self.roster):
             if manager.info.block == end.block:
-                self._send(manager, Stop("the job of its block has ended"))
                 self._lose(manager, end.reason or "its job has ended", end)
 
     # -- from managers --------------------------------------------------------------------------------------
@@ -150,9 +151,8 @@ class Interchange:
         manager = self.roster.get(address)
         if manager is None:
             if type(message) is not Leave:
-                self._to_manager(
-                    address, encode(Stop("the interchange does not know this manager (any more)"))
-                )
+                word = Stop("the interchange does not know this manager (any more)")
+                self._dismiss(address, encode(word))
             return
         manager.heard_at = self._clock()
         manager.back_by = math.inf
@@ -172,7 +172,7 @@ class Interchange:
     def _register(self, address: bytes, info: Register) -> None:
         refusal = self._refusal(info)
         if refusal is not None:
-            self._to_manager(address, encode(Refused(refusal)))
+            self._dismiss(address, encode(Refused(refusal)))
             self._to_client(ManagerGone(address.hex(), info.block, refusal), ())
             return
         known = self.roster.get(address)
@@ -229,8 +229,8 @@ class Interchange:
         """The connection of a manager broke: unless it comes back soon, the manager is lost."""
         manager = self.roster.get(address)
         if manager is not None and manager.back_by == math.inf:
-            reason = f"its connection broke, and it did not come back within {_GRACE:g} s"
-            manager.suspect(reason, self._clock() + _GRACE)
+            reason = f"its connection broke, and it did not come back within {self._grace:g} s"
+            manager.suspect(reason, self._clock() + self._grace)
 
     def hung_up(self, address: bytes) -> None:
         """The connection of a manager ended, and cannot come back."""
@@ -246,6 +246,7 @@ class Interchange:
 
     def _lose(self, manager: Manager, reason: str, end: EndBlock | None = None) -> None:
         self.roster.remove(manager)
+        self._dismiss(manager.address, encode(Stop(f"it was given up: {reason}")))
         begun, waiting = manager.doubtful()
         info = manager.info
         if begun:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from .messages import Frame
+from .session import Session
 from .setup import Endpoint, ManagerSetup
 from .stream import StreamReader, pack
 
@@ -89,6 +90,7 @@ class _TcpLink:
     def __init__(self, endpoint: Endpoint, setup: ManagerSetup) -> None:
         import zmq
 
+        self._session = Session()
         self._again = zmq.Again
         self._noblock = zmq.NOBLOCK
         self._context = zmq.Context()
@@ -115,11 +117,15 @@ class _TcpLink:
         messages: list[list[bytes]] = []
         with contextlib.suppress(self._again):
             while True:
-                messages.append(self._socket.recv_multipart(self._noblock))
+                message, again = self._session.unpack(self._socket.recv_multipart(self._noblock))
+                if message is not None:
+                    messages.append(message)
+                for frames in again:
+                    self._socket.send_multipart(frames, copy=False)
         return messages
 
     def send(self, frames: Sequence[Frame]) -> None:
-        self._socket.send_multipart(list(frames), copy=False)
+        self._socket.send_multipart(self._session.pack(frames), copy=False)
 
     def close(self) -> None:
         self._socket.close(linger=1000)

@@ -16,6 +16,7 @@ from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
 from .messages import Frame
+from .session import Session
 from .setup import Endpoint, Keys
 
 __all__ = ["Router"]
@@ -39,6 +40,7 @@ class Router:
     def __init__(self, address: str, managers: Keys) -> None:
         self.refused: Counter[str] = Counter()  # peers without the key, by what was wrong
         self.probe_at: float | None = None  # when to see who can still be reached
+        self._sessions: dict[bytes, Session] = {}
         self._allowed = [z85.decode(managers.public)]
         self._context = zmq.Context()
         try:
@@ -87,16 +89,38 @@ class Router:
                 address, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return False
-            deliver(address, frames)
+            message = self._receive(address, frames)
+            if message is not None:
+                deliver(address, message)
         return True
 
+    def _receive(self, address: bytes, frames: list[bytes]) -> list[bytes] | None:
+        session = self._sessions.get(address)
+        if session is None:
+            session = self._sessions[address] = Session.joining(frames)
+        try:
+            message, again = session.unpack(frames)
+        except ValueError:
+            return []  # which is no message either
+        for each in again:
+            self._pass_on(address, each)
+        return message
+
     def send(self, address: bytes, frames: list[Frame]) -> bool:
-        """Send to a manager; whether it is connected."""
+        """Send to a manager, now or when it has connected again; whether it is connected."""
+        return self._pass_on(address, self._sessions.setdefault(address, Session()).pack(frames))
+
+    def _pass_on(self, address: bytes, frames: list[Frame]) -> bool:
         try:
             self._socket.send_multipart([address, *frames], copy=False)
         except zmq.ZMQError:
             return False
         return True
+
+    def dismiss(self, address: bytes, frames: list[Frame]) -> None:
+        """Send a manager its last message, if it is connected, and forget it."""
+        self._sessions.pop(address, None)
+        self._pass_on(address, Session.last_words(frames))
 
     def _note(self, kind: zmq.Event) -> None:
         if kind is zmq.Event.DISCONNECTED:

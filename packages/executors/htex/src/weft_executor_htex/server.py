@@ -208,6 +208,13 @@ class Server:
         if peer is not None and not peer.send(frames):
             self._watch(address, peer, selectors.EVENT_READ | selectors.EVENT_WRITE)
 
+    def dismiss(self, address: bytes, frames: list[Frame]) -> None:
+        """Send a manager its last message."""
+        if self._router is not None and address[:1] == _TCP:
+            self._router.dismiss(address[1:], frames)
+        else:
+            self.send(address, frames)
+
     def _close(self) -> None:
         for peer in self._peers.values():
             peer.drain()

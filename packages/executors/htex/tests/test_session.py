@@ -1,0 +1,231 @@
+"""Connections that lose messages, and what is made of them."""
+
+from __future__ import annotations
+
+import random
+import selectors
+import socket
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from weft_executor_htex import HighThroughputExecutor
+from weft_executor_htex.session import Session
+from weft_executor_htex.setup import Endpoint, ManagerSetup
+from weft_interfaces import Blocks
+from weft_interfaces.memory import InMemoryProvider
+
+PATIENCE = 30.0
+
+
+class Wire:
+    """Two sessions, and the messages on their way between them."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.ends = [Session(lambda: self.now), Session(lambda: self.now)]
+        self.on_its_way: list[deque[Any]] = [deque(), deque()]  # to this end
+        self.read: list[list[bytes]] = [[], []]
+        self.sent: list[list[bytes]] = [[], []]
+
+    def send(self, end: int) -> None:
+        text = f"{end}:{len(self.sent[end])}".encode()
+        self.sent[end].append(text)
+        self.on_its_way[1 - end].append(self.ends[end].pack([text]))
+
+    def say_last(self, end: int) -> None:
+        self.on_its_way[1 - end].append(Session.last_words([b"last"]))
+
+    def arrive(self, end: int) -> None:
+        if self.on_its_way[end]:
+            message, again = self.ends[end].unpack(self.on_its_way[end].popleft())
+            if message is not None:
+                self.read[end] += message
+            self.on_its_way[1 - end].extend(again)
+
+    def cut(self) -> None:
+        for way in self.on_its_way:
+            way.clear()
+
+
+@given(st.lists(st.sampled_from(["send 0", "send 1", "arrive 0", "arrive 1", "cut", "time"]), max_size=60))
+def test_nothing_is_lost_or_comes_twice(acts: list[str]) -> None:
+    wire = Wire()
+    for act in acts:
+        if act.startswith("send"):
+            wire.send(int(act[-1]))
+        elif act.startswith("arrive"):
+            wire.arrive(int(act[-1]))
+        elif act == "cut":
+            wire.cut()
+        else:
+            wire.now += 0.7
+        for end in (0, 1):
+            assert wire.read[end] == wire.sent[1 - end][: len(wire.read[end])], "not in order, or twice"
+    for _ in range(4):  # heartbeats, on a connection that holds
+        wire.now += 2.0
+        wire.send(0)
+        wire.send(1)
+        while any(wire.on_its_way):
+            wire.arrive(0)
+            wire.arrive(1)
+    assert wire.read == [wire.sent[1], wire.sent[0]]
+
+
+def test_last_words_arrive_whatever_was_missed() -> None:
+    wire = Wire()
+    wire.send(0)
+    wire.cut()
+    wire.say_last(0)
+    wire.arrive(1)
+    assert wire.read[1] == [b"last"]
+
+
+def test_what_is_missing_is_asked_for() -> None:
+    """Also by who has nothing to say."""
+    wire = Wire()
+    wire.send(0)
+    wire.cut()
+    wire.now += 2.0
+    wire.send(0)
+    while any(wire.on_its_way):
+        wire.arrive(0)
+        wire.arrive(1)
+    assert wire.read[1] == wire.sent[0]
+
+
+def test_who_joins_late_goes_on_from_there() -> None:
+    first = Session()
+    first.pack([b"lost"])
+    second = first.pack([b"heard"])
+    other = Session.joining([bytes(second[0]), b"heard"])
+    assert other.unpack([bytes(second[0]), b"heard"])[0] == [b"heard"]
+
+
+def test_what_comes_from_no_session_is_refused() -> None:
+    for frames in ([], [b""], [b"x" * 15], [b"x" * 17]):
+        with pytest.raises(ValueError, match="number"):
+            Session().unpack(frames)
+
+
+class Relay:
+    """Passes TCP on, until it is cut."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open = threading.Event()
+        self._open.set()
+        self._ending = False
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while not self._ending:
+            try:
+                here, _ = self._listener.accept()
+            except OSError:
+                return
+            if not self._open.is_set():
+                here.close()
+                continue
+            there = socket.create_connection(("127.0.0.1", self._target))
+            self._pairs.append((here, there))
+            self._threads.append(threading.Thread(target=self._pass_on, args=(here, there)))
+            self._threads[-1].start()
+
+    def _pass_on(self, here: socket.socket, there: socket.socket) -> None:
+        with selectors.DefaultSelector() as selector, here, there:
+            for source, target in ((here, there), (there, here)):
+                selector.register(source, selectors.EVENT_READ, target)
+            try:
+                while True:
+                    for key, _ in selector.select():
+                        source = key.fileobj
+                        assert isinstance(source, socket.socket)
+                        if not (data := source.recv(1 << 16)):
+                            return
+                        if self._open.is_set():  # else it is lost
+                            key.data.sendall(data)
+            except OSError:
+                return
+
+    def cut(self) -> None:
+        """Lose what is on its way, break what is connected, and refuse who comes."""
+        self._open.clear()
+        for pair in self._pairs:
+            for end in pair:
+                try:
+                    end.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    continue
+        self._pairs.clear()
+
+    def mend(self) -> None:
+        self._open.set()
+
+    def close(self) -> None:
+        self._ending = True
+        self.cut()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+
+@pytest.fixture
+def relayed(recorder: Any) -> Iterator[tuple[HighThroughputExecutor, Relay]]:
+    """An executor whose only manager comes through a relay."""
+    executor = HighThroughputExecutor(
+        workers_per_node=2,
+        blocks=Blocks(provider=InMemoryProvider()),
+        address="127.0.0.1",
+        heartbeat_period=0.3,
+        heartbeat_threshold=9,
+    )
+    executor.start(recorder)
+    argv, data = executor.command("b")
+    setup = ManagerSetup.load(data)
+    [endpoint] = setup.endpoints
+    relay = Relay(int(endpoint.url.rpartition(":")[2]))
+    there = Endpoint(f"tcp://127.0.0.1:{relay.port}", endpoint.server_key)
+    manager = subprocess.Popen(list(argv), stdin=subprocess.PIPE)
+    assert manager.stdin is not None
+    manager.stdin.write(msgspec.structs.replace(setup, endpoints=[there]).dump())
+    manager.stdin.close()
+    yield executor, relay
+    relay.mend()
+    executor.shutdown(cancel=True)
+    try:
+        manager.wait(PATIENCE)
+    finally:
+        manager.kill()
+        manager.wait()
+        relay.close()
+
+
+@pytest.mark.once
+def test_a_network_that_is_cut_and_mended_costs_nothing(
+    relayed: tuple[HighThroughputExecutor, Relay], recorder: Any
+) -> None:
+    executor, relay = relayed
+    recorder.value(executor, abs, -1)
+    dice = random.Random(3)
+    calls = [recorder.call(time.sleep, dice.choice([0, 0, 0.001, 0.05])) for _ in range(3000)]
+    executor.submit(calls)
+    for n in (300, 1500):
+        recorder.wait(calls[n])
+        relay.cut()
+        threading.Event().wait(0.3)  # for so long it is cut
+        relay.mend()
+    assert [outcome.error for outcome in recorder.wait(*calls) if outcome.error] == []
+    assert [event.kind for event in recorder.events if event.kind == "manager.gone"] == []
