@@ -155,7 +155,9 @@ class Interchange:
                 self._dismiss(address, encode(word))
             return
         manager.heard_at = self._clock()
-        manager.back_by = math.inf
+        if manager.back_by < math.inf:  # it has come back
+            manager.back_by = math.inf
+            self._dispatch()
         if type(message) is Results:
             self._complete(manager, message, frames[1:])
         elif type(message) is Begun:
