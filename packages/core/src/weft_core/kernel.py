@@ -629,18 +629,27 @@ class Kernel:
 
     def cancel(self, task: Task) -> bool:
         """Cancel one task: see :meth:`Future.cancel`. What a join waits for is cancelled with it."""
-        joined: list[Any] = []
-        accepted = self._cancel_one(task, joined)
-        while joined:  # not by recursion: joins may be nested deeper than the stack
-            future = joined.pop()
-            inner = future._task if isinstance(future, Future) else None
-            if inner is not None and inner.owner is self:
-                self._cancel_one(inner, joined)
-            else:
-                cancel_foreign(future)
+        accepted = False
+        tasks, foreign = [task], list[Any]()
+        while tasks:  # not by recursion: joins may be nested deeper than the stack
+            launched: list[Task] = []
+            # Those who depend on them hear of it when all are cancelled: they may be among them.
+            with _Report(self) as report:
+                while tasks:
+                    each = tasks.pop()
+                    if not self._cancel_waiting(each, report, tasks, foreign):
+                        launched.append(each)
+                    elif each is task:
+                        accepted = True
+            for each in launched:
+                if self._cancel_launched(each, tasks, foreign) and each is task:
+                    accepted = True
+        for future in foreign:
+            cancel_foreign(future)
         return accepted
 
-    def _cancel_one(self, task: Task, joined: list[Any]) -> bool:
+    def _cancel_launched(self, task: Task, tasks: list[Task], foreign: list[Any]) -> bool:
+        """Cancel a task that an executor may have; whether it is, or will be."""
         while task.state not in FINAL:
             with self._lock:
                 launched, executor, call_id = task.state is LAUNCHED, task.executor, task.call_id
@@ -649,19 +658,24 @@ class Kernel:
                     return True
             if launched and executor is not None:
                 return call_id in executor.cancel((call_id,))
-            if self._cancel_waiting(task, joined):
-                return True
+            with _Report(self) as report:
+                if self._cancel_waiting(task, report, tasks, foreign):
+                    return True
             # Otherwise it was launched, or is done, since it was looked at.
         return False
 
-    def _cancel_waiting(self, task: Task, joined: list[Any]) -> bool:
-        """Cancel a task that no executor has, and tell in ``joined`` what it joins."""
+    def _cancel_waiting(self, task: Task, report: _Report, tasks: list[Task], foreign: list[Any]) -> bool:
+        """Cancel a task that no executor has; what it joins is added to ``tasks`` or ``foreign``."""
         value = task.waits_for
-        with _Report(self) as report:
-            error = CancelledError(f"{task} was cancelled")
-            cancelled = self._finish(task, CANCELLED, None, error, report, unless=LAUNCHED)
+        error = CancelledError(f"{task} was cancelled")
+        cancelled = self._finish(task, CANCELLED, None, error, report, unless=LAUNCHED)
         if cancelled and value is not None:
-            joined += DEEP.futures(value)
+            for future in DEEP.futures(value):
+                inner = future._task if isinstance(future, Future) else None
+                if inner is not None and inner.owner is self:
+                    tasks.append(inner)
+                else:
+                    foreign.append(future)
         return cancelled
 
     def cancel_all(self, *, begun: bool) -> None:
@@ -671,11 +685,12 @@ class Kernel:
             for task in tasks:
                 if task.state is LAUNCHED and task.executor is None:
                     task.cancelling = True
-        joined: list[Any] = []
-        for task in tasks:
-            if task.state is not LAUNCHED and (begun or task.state is not JOINING):
-                self._cancel_waiting(task, joined)
-        for future in joined:
+        foreign: list[Any] = []
+        with _Report(self) as report:
+            for task in tasks:
+                if task.state is not LAUNCHED and (begun or task.state is not JOINING):
+                    self._cancel_waiting(task, report, [], foreign)
+        for future in foreign:
             if not isinstance(future, Future):
                 cancel_foreign(future)
         for executor in self._all_executors:
