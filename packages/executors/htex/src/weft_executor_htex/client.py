@@ -51,7 +51,9 @@ from .messages import (
 
 __all__ = ["Client"]
 
-_WINDOW = 8192  # calls that the interchange has at most, beside those that workers have begun ...
+_WINDOW = (
+    8192  # calls that the interchange and managers have at most, unless there are half as many slots ...
+)
 _WINDOW_BYTES = 64 << 20  # ... and the size of their arguments
 _LARGE = 1 << 16  # bytes from which on the arguments of a call travel in a frame of their own
 _BATCH = 1024  # calls in one group
@@ -85,6 +87,7 @@ class Client:
         self._slots_wanted = 0
         self._backlog = Backlog()
         self._messages: list[Message] = []
+        self._window = _WINDOW
         self._sent = 0
         self._sent_bytes = 0
         self._known: set[int] = set()
@@ -223,7 +226,7 @@ class Client:
         groups: list[Group] = []
         payloads: list[Frame] = []
         count = 0
-        while backlog and count < _BATCH and self._sent < _WINDOW and self._sent_bytes < _WINDOW_BYTES:
+        while backlog and count < _BATCH and self._sent < self._window and self._sent_bytes < _WINDOW_BYTES:
             run = self._next_run(_BATCH - count)
             function, wishes = run[0].function, run[0].options
             if function.number not in self._known:
@@ -280,12 +283,14 @@ class Client:
         elif type(message) is ManagerUp:
             self.hope()
             self.managers[message.manager] = message.info
+            self._size_window()
             info = message.info
             self._emit("manager.up", host=info.host, pid=info.pid, block=info.block, slots=info.slots)
         elif type(message) is ManagerGone:
             with self.changed:
                 self.managers.pop(message.manager, None)
                 self.changed.notify_all()
+            self._size_window()
             self._emit("manager.gone", block=message.block, reason=message.reason)
 
     def _complete(self, results: Results, payloads: Sequence[Frame]) -> None:
@@ -358,6 +363,9 @@ class Client:
                 error = ManagerLostError(f"the manager that ran task {name!r} is gone", [certificate])
             outcomes.append(Outcome(entry.id, None, entry.verdict or error))
         self._report(outcomes)
+
+    def _size_window(self) -> None:
+        self._window = max(_WINDOW, 2 * sum(info.slots for info in self.managers.values()))
 
     # -- under the lock -------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from .messages import (
     Message,
     Refused,
     Register,
+    ResultGroup,
     Results,
     Returned,
     Stop,
@@ -84,6 +85,7 @@ class Interchange:
         self._next_beat = -math.inf
         self._ended_blocks: dict[str, EndBlock] = {}
         self._draining: set[str] = set()
+        self._suspects: dict[bytes, Manager] = {}
 
     # -- from the client ------------------------------------------------------------------------------------
 
@@ -91,7 +93,6 @@ class Interchange:
         """Take a message of the client's, which is trusted."""
         if type(message) is Tasks:
             self.queue.add(message, payloads)
-            self._dispatch()
         elif type(message) is Cancel:
             self._cancel(message.ids)
         elif type(message) is GiveBack:
@@ -108,6 +109,7 @@ class Interchange:
         elif type(message) is Stop:
             for manager in list(self.roster):
                 self._send(manager, message)
+        self._dispatch()
 
     def _cancel(self, ids: Collection[int]) -> None:
         wanted = set(ids)
@@ -157,7 +159,7 @@ class Interchange:
         manager.heard_at = self._clock()
         if manager.back_by < math.inf:  # it has come back
             manager.back_by = math.inf
-            self._dispatch()
+            self._suspects.pop(address, None)
         if type(message) is Results:
             self._complete(manager, message, frames[1:])
         elif type(message) is Begun:
@@ -170,6 +172,7 @@ class Interchange:
             self._lose(manager, message.reason)
         elif type(message) is not Heartbeat:
             self.malformed[f"{type(message).__name__} from a manager"] += 1
+        self._dispatch()
 
     def _register(self, address: bytes, info: Register) -> None:
         refusal = self._refusal(info)
@@ -207,18 +210,31 @@ class Interchange:
         return None
 
     def _complete(self, manager: Manager, results: Results, payloads: Sequence[Frame]) -> None:
-        count = sum(len(group.ids) for group in results.groups)
-        for group in results.groups:
-            if not manager.calls.keys() >= set(
-                group.ids
-            ):  # of a call that was given up on: it runs elsewhere
-                self.malformed["results of calls that the manager does not have"] += 1
-                return
-        for group in results.groups:
-            manager.complete(group.ids)
-        manager.note_completions(count, self._clock())
+        ids = [call_id for group in results.groups for call_id in group.ids]
+        if len(set(ids)) < len(ids) or not manager.calls.keys() >= set(ids):
+            results, payloads = self._known_results(manager, results, payloads)
+            ids = [call_id for group in results.groups for call_id in group.ids]
+        manager.complete(ids)
+        manager.note_completions(len(ids), self._clock())
         self._to_client(results, payloads)
-        self._dispatch()
+
+    def _known_results(
+        self, manager: Manager, results: Results, payloads: Sequence[Frame]
+    ) -> tuple[Results, list[Frame]]:
+        """The first results of those calls that the manager has, each on its own."""
+        self.malformed["results of calls that the manager does not have"] += 1
+        groups: list[ResultGroup] = []
+        pieces: list[Frame] = []
+        known = set(manager.calls)
+        for group, payload in zip(results.groups, payloads, strict=True):
+            start = 0
+            for call_id, kind, size in zip(group.ids, group.kinds, group.sizes, strict=True):
+                if call_id in known:
+                    known.discard(call_id)
+                    groups.append(ResultGroup([call_id], [kind], [size]))
+                    pieces.append(payload[start : start + size])
+                start += size
+        return Results(groups), pieces
 
     def _take_back(self, manager: Manager, ids: Sequence[int]) -> None:
         mine = [call_id for call_id in ids if call_id in manager.calls]
@@ -232,13 +248,17 @@ class Interchange:
         manager = self.roster.get(address)
         if manager is not None and manager.back_by == math.inf:
             reason = f"its connection broke, and it did not come back within {self._grace:g} s"
-            manager.suspect(reason, self._clock() + self._grace)
+            self._suspect(manager, reason, self._grace)
 
     def hung_up(self, address: bytes) -> None:
         """The connection of a manager ended, and cannot come back."""
         manager = self.roster.get(address)
         if manager is not None:
-            manager.suspect("its process has ended", self._clock() + _WAKE)
+            self._suspect(manager, "its process has ended", _WAKE)
+
+    def _suspect(self, manager: Manager, reason: str, seconds: float) -> None:
+        manager.suspect(reason, self._clock() + seconds)
+        self._suspects[manager.address] = manager
 
     def probe(self) -> None:
         """A connection broke, nobody knows whose: see who can still be reached."""
@@ -248,6 +268,7 @@ class Interchange:
 
     def _lose(self, manager: Manager, reason: str, end: EndBlock | None = None) -> None:
         self.roster.remove(manager)
+        self._suspects.pop(manager.address, None)
         self._dismiss(manager.address, encode(Stop(f"it was given up: {reason}")))
         begun, waiting = manager.doubtful()
         info = manager.info
@@ -283,9 +304,10 @@ class Interchange:
                     self._lose(manager, f"nothing was heard of it for {now - manager.heard_at:.1f} s")
                 else:
                     self._to_manager(manager.address, beat)
-        for manager in [manager for manager in self.roster if manager.back_by <= now]:
+        for manager in [manager for manager in self._suspects.values() if manager.back_by <= now]:
             self._lose(manager, manager.suspicion)
-        return min([self._next_beat, *(manager.back_by for manager in self.roster)])
+        self._dispatch()
+        return min([self._next_beat, *(manager.back_by for manager in self._suspects.values())])
 
     # -- dispatch -------------------------------------------------------------------------------------------
 

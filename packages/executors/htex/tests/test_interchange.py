@@ -1,0 +1,285 @@
+"""Client and interchange without processes or sockets, in random order: each call ends exactly once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from concurrent.futures import CancelledError
+from pathlib import Path
+
+import cloudpickle  # type: ignore[import-untyped]
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from weft_executor_htex import messages
+from weft_executor_htex.client import Client
+from weft_executor_htex.interchange import Interchange
+from weft_interfaces import Call, CallOptions, LostError, Outcome, PickleSerializer, Resources
+from weft_interfaces.processes import Catalogue
+
+NOTHING = 1  # the kind of a result that is None
+
+
+class Manager:
+    """What a manager does, as far as it can be seen."""
+
+    def __init__(self, address: bytes, block: str, slots: int) -> None:
+        self.address = address
+        self.block = block
+        self.slots = slots
+        self.calls: dict[int, int] = {}  # with their priorities
+        self.known: set[int] = set()
+        self.priorities: dict[int, int] = {}
+        self.draining = False
+
+    def receive(self, frames: Sequence[messages.Frame]) -> None:
+        message = messages.decode(frames)
+        if type(message) is messages.Tasks:
+            assert not self.draining
+            self.known.update(message.functions)
+            self.priorities.update({number: options.priority for number, options in message.options})
+            for group in message.groups:
+                assert group.function in self.known, "a function that it was not told"
+                for call_id in group.ids:
+                    assert call_id not in self.calls, "the same call twice"
+                    self.calls[call_id] = self.priorities[group.options]
+        elif type(message) is messages.Forget:
+            self.known.clear()
+            self.priorities.clear()
+        elif type(message) is messages.Drain:
+            self.draining = True
+
+
+class Context:
+    run_id = "test"
+    directory = Path("unused")
+
+    def __init__(self) -> None:
+        self.outcomes: dict[int, Outcome] = {}
+
+    def completed(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            assert outcome.id not in self.outcomes, "a second outcome"
+            self.outcomes[outcome.id] = outcome
+
+    def emit(self, events: Sequence[object]) -> None:
+        """Nobody listens."""
+
+
+class InterchangeMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+        self.context = Context()
+        self.managers: dict[bytes, Manager] = {}
+        self.numbers = itertools.count(1)
+        self.submitted: set[int] = set()
+        self.cancelled: set[int] = set()
+        serializer = PickleSerializer(cloudpickle.Pickler)
+        self.catalogue = Catalogue(serializer, lambda options: None)
+        self.client = Client("x", self.context, serializer, self.to_interchange, lambda: None)
+        self.interchange = Interchange(
+            self.client.receive,
+            self.to_manager,
+            self.to_manager,
+            heartbeat_period=1.0,
+            heartbeat_threshold=10.0,
+            prefetch=2,
+            clock=lambda: self.now,
+        )
+
+    def to_interchange(self, message: messages.Message, payloads: Sequence[messages.Frame]) -> None:
+        self.interchange.from_client(message, payloads)
+
+    def to_manager(self, address: bytes, frames: list[messages.Frame]) -> None:
+        if address in self.managers:
+            self.managers[address].receive(frames)
+
+    def say(self, manager: Manager, message: messages.Message, *payloads: bytes) -> None:
+        self.interchange.from_manager(manager.address, messages.encode(message, payloads))
+
+    def results(self, manager: Manager, ids: Sequence[int]) -> None:
+        for call_id in ids:
+            del manager.calls[call_id]
+        group = messages.ResultGroup(list(ids), [NOTHING] * len(ids), [0] * len(ids))
+        self.say(manager, messages.Results([group]), b"")
+
+    def pick(self, data: st.DataObject) -> Manager:
+        return data.draw(st.sampled_from(list(self.managers.values())))
+
+    # -- what happens -------------------------------------------------------------------------------------
+
+    @rule(count=st.integers(1, 30), priority=st.integers(0, 2), cpus=st.sampled_from([1, 1, 1, 2, 5]))
+    def submit(self, count: int, priority: int, cpus: int) -> None:
+        options = CallOptions(priority=priority, resources=Resources(cpus=cpus))
+        calls = [Call(next(self.numbers), abs, (-1,), {}, options) for _ in range(count)]
+        self.client.submit([self.catalogue.entry(call) for call in calls])
+        self.submitted.update(call.id for call in calls)
+        self.client.pull()
+
+    @precondition(lambda self: len(self.managers) < 4)
+    @rule(slots=st.integers(1, 4))
+    def register(self, slots: int) -> None:
+        number = next(self.numbers)
+        manager = Manager(b"m%d" % number, f"block-{number}", slots)
+        self.managers[manager.address] = manager
+        info = messages.Register(
+            messages.PROTOCOL, messages.PYTHON, "host", 1, manager.block, slots, None, 0, None
+        )
+        self.say(manager, info)
+        self.client.pull()
+
+    @precondition(lambda self: self.managers)
+    @rule(data=st.data())
+    def complete(self, data: st.DataObject) -> None:
+        manager = self.pick(data)
+        if manager.calls:
+            self.results(manager, data.draw(st.lists(st.sampled_from(list(manager.calls)), unique=True)))
+            self.client.pull()
+
+    @precondition(lambda self: self.managers)
+    @rule(data=st.data(), seconds=st.sampled_from([0.001, 0.02, 2.0]))
+    def a_while_later(self, data: st.DataObject, seconds: float) -> None:
+        self.now += seconds
+        for manager in self.managers.values():
+            self.say(manager, messages.Heartbeat())
+        self.interchange.tick()
+        self.client.pull()
+
+    @precondition(lambda self: self.managers)
+    @rule(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
+        manager = self.pick(data)
+        self.say(manager, messages.Begun(list(manager.calls)[:2]))
+
+    @precondition(lambda self: self.managers)
+    @rule(data=st.data())
+    def come_back(self, data: st.DataObject) -> None:
+        manager = self.pick(data)
+        self.interchange.disconnected(manager.address)
+        self.submit(3, 0, 1)
+        self.say(manager, messages.Heartbeat())
+
+    @precondition(lambda self: self.managers)
+    @rule(data=st.data(), how=st.sampled_from(["hung up", "disconnected", "block", "leave", "silent"]))
+    def lose(self, data: st.DataObject, how: str) -> None:
+        manager = self.pick(data)
+        del self.managers[manager.address]
+        if how == "hung up":
+            self.interchange.hung_up(manager.address)
+        elif how == "disconnected":
+            self.interchange.disconnected(manager.address)
+        elif how == "block":
+            self.client.tell(messages.EndBlock(manager.block, None, "over", 1, ""))
+        elif how == "leave":
+            self.say(manager, messages.Leave("it was asked to"))
+        for _ in range(12):
+            self.now += 1.0
+            for other in self.managers.values():
+                self.say(other, messages.Heartbeat())
+            self.interchange.tick()
+        self.client.pull()
+        assert manager.address not in {each.address for each in self.interchange.roster}
+        # Should it speak again, nobody listens.
+        self.say(manager, messages.Heartbeat())
+        if manager.calls:
+            self.results(manager, list(manager.calls))
+
+    @precondition(lambda self: self.managers)
+    @rule(data=st.data())
+    def drain(self, data: st.DataObject) -> None:
+        manager = self.pick(data)
+        self.client.tell(messages.Drain([manager.block]))
+        self.client.pull()
+        back = [call_id for call_id in manager.calls if data.draw(st.booleans())]
+        for call_id in back:
+            del manager.calls[call_id]
+        self.say(manager, messages.Returned(back))
+        self.client.pull()
+
+    @precondition(lambda self: self.submitted)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        ids = data.draw(st.lists(st.sampled_from(sorted(self.submitted)), max_size=5))
+        accepted = set(self.client.cancel(ids))
+        assert accepted <= set(ids)
+        assert not {i for i in accepted - self.cancelled if not self.is_cancelled_or_open(i)}
+        self.cancelled |= accepted
+        self.client.pull()
+
+    def is_cancelled_or_open(self, call_id: int) -> bool:
+        outcome = self.context.outcomes.get(call_id)
+        return outcome is None or isinstance(outcome.error, CancelledError)
+
+    @rule()
+    def no_more_blocks(self) -> None:
+        if not self.managers:
+            self.client.give_up("nobody comes")
+            self.client.pull()
+            assert self.context.outcomes.keys() == self.submitted
+            self.client.hope()
+
+    @precondition(lambda self: self.managers)
+    @rule(data=st.data(), number=st.integers(0, 5))
+    def nonsense(self, data: st.DataObject, number: int) -> None:
+        """Results of calls that it does not have, or twice, beside one that it has."""
+        manager = self.pick(data)
+        ids = [10**9 + number, *list(manager.calls)[:1] * 2]
+        group = messages.ResultGroup(ids, [NOTHING] * len(ids), [0] * len(ids))
+        self.say(manager, messages.Results([group]), b"")
+        for call_id in ids[1:2]:
+            del manager.calls[call_id]
+        self.client.pull()
+
+    # -- what holds ---------------------------------------------------------------------------------------
+
+    @invariant()
+    def nothing_is_in_two_places(self) -> None:
+        held = [call_id for manager in self.managers.values() for call_id in manager.calls]
+        assert len(held) == len(set(held))
+        assert not self.context.outcomes.keys() & set(held)
+
+    @invariant()
+    def no_plain_call_waits_while_a_manager_has_room(self) -> None:
+        waits = self.submitted - self.context.outcomes.keys()
+        waits -= {call_id for manager in self.managers.values() for call_id in manager.calls}
+        if len(self.interchange.queue):
+            needs = self.interchange.queue.first().needs
+            assert not len(self.interchange.roster) or self.interchange.roster.could_run(needs)
+            assert not any(manager.room(needs) for manager in self.interchange.roster), len(waits)
+
+    def teardown(self) -> None:
+        self.now += 1.0
+        self.register(8)
+        for _ in range(10_000):
+            busy = [manager for manager in self.managers.values() if manager.calls]
+            if not busy:
+                break
+            for manager in busy:
+                self.results(manager, list(manager.calls))
+            self.now += 0.01
+            self.client.pull()
+        assert self.context.outcomes.keys() == self.submitted
+        for call_id, outcome in self.context.outcomes.items():
+            if call_id in self.cancelled:
+                assert isinstance(outcome.error, CancelledError)
+            elif outcome.error is not None:
+                assert isinstance(outcome.error, LostError) or "nobody comes" in str(outcome.error)
+        assert self.client.slots() == (0, 0)
+        assert (self.client._sent, self.client._sent_bytes) == (0, 0)
+
+
+@pytest.fixture(autouse=True)
+def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interchange is to forget after a few functions and options, not after a thousand."""
+    monkeypatch.setattr("weft_executor_htex.client._MOST_KNOWN", 4)
+
+
+TestInterchange = InterchangeMachine.TestCase
+TestInterchange.settings = settings(
+    max_examples=100,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
