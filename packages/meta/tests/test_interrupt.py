@@ -161,9 +161,7 @@ def test_the_default_run_starts_with_the_first_call_once(start: Callable[..., An
 def test_it_waits_for_what_was_submitted_when_the_script_ends(
     start: Callable[..., Any], tmp_path: Path
 ) -> None:
-    program = start(
-        textwrap.dedent(PROGRAM) + "stubborn(); later(stubborn()); print('script ended', flush=True)"
-    )
+    program = start(textwrap.dedent(PROGRAM) + "later(stubborn()); print('script ended', flush=True)")
     program.wait_for("script ended")
     program.wait_for("begun")
     assert program.process.poll() is None
@@ -197,9 +195,7 @@ def test_its_tasks_may_call_others_after_the_script_has_ended(
 
 
 def test_ctrl_c_at_its_end(start: Callable[..., Any], tmp_path: Path) -> None:
-    program = start(
-        textwrap.dedent(PROGRAM) + "stubborn(); later(stubborn()); print('script ended', flush=True)"
-    )
+    program = start(textwrap.dedent(PROGRAM) + "later(stubborn()); print('script ended', flush=True)")
     program.wait_for("script ended")
     program.wait_for("begun")
     program.interrupt()
