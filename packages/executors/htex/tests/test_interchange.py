@@ -78,7 +78,7 @@ class InterchangeMachine(RuleBasedStateMachine):
         self.cancelled: set[int] = set()
         serializer = PickleSerializer(cloudpickle.Pickler)
         self.catalogue = Catalogue(serializer, lambda options: None)
-        self.client = Client("x", self.context, serializer, self.to_interchange, lambda: None)
+        self.client = Client("x", self.context, serializer, self.to_interchange, lambda: None, lambda: True)
         self.interchange = Interchange(
             self.client.receive,
             self.to_manager,

@@ -6,7 +6,7 @@
     Results ──> unpickled ──> completed(outcomes)        Returned ──> Backlog        Lost ──> completed
 
 ``submit`` and ``cancel`` may be called from any thread; ``pull`` and ``receive`` are called by the one that
-serves the interchange.
+serves the interchange, which ``inside`` tells from the others.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ _WINDOW_BYTES = 64 << 20  # ... and the size of their arguments
 _LARGE = 1 << 16  # bytes from which on the arguments of a call travel in a frame of their own
 _BATCH = 1024  # calls in one group
 _MOST_KNOWN = 1000  # functions and options that the interchange is to remember
+_HEARD = 2.0  # seconds that ``cancel`` waits until the interchange has taken notice
 _SENT = 0  # in Entry.worker: the interchange has it
 
 
@@ -73,6 +74,7 @@ class Client:
         serializer: Serializer,
         send: Callable[[Message, Sequence[Frame]], None],
         wake: Callable[[], None],
+        inside: Callable[[], bool],
     ) -> None:
         self.managers: dict[str, Register] = {}
         self._label = label
@@ -80,6 +82,7 @@ class Client:
         self._serializer = serializer
         self._send = send
         self._wake = wake
+        self._inside = inside
         self._lock = HotLock()
         self.changed = threading.Condition(self._lock)
         self._entries: dict[int, Entry] = {}
@@ -87,6 +90,7 @@ class Client:
         self._slots_wanted = 0
         self._backlog = Backlog()
         self._messages: list[Message] = []
+        self._said = self._heard = 0  # how many messages there were, and how many the interchange has got
         self._window = _WINDOW
         self._sent = 0
         self._sent_bytes = 0
@@ -130,12 +134,24 @@ class Client:
                     entry.verdict = CancelledError()
                     sent.append(call_id)
             if sent:
-                self._messages.append(Cancel(sent))
+                self._say(Cancel(sent))
+            said = self._said
             self._reporting += 1
-        if sent:
-            self._wake()
-        self._report([Outcome(entry.id, None, CancelledError()) for entry in ended])
+        try:
+            if sent:
+                self._await_hearing(said)
+        finally:
+            self._report([Outcome(entry.id, None, CancelledError()) for entry in ended])
         return accepted
+
+    def _await_hearing(self, said: int) -> None:
+        """Return when the interchange has taken notice: it then gives nothing out that was cancelled."""
+        if self._inside():
+            self._pull_messages()
+            return
+        self._wake()
+        with self.changed:
+            self.changed.wait_for(lambda: self._heard >= said, _HEARD)
 
     def running(self) -> list[int]:
         """The calls that were handed to workers."""
@@ -155,7 +171,7 @@ class Client:
     def tell(self, message: Message) -> None:
         """Pass a message on to the interchange."""
         with self._lock:
-            self._messages.append(message)
+            self._say(message)
         self._wake()
 
     def give_up(self, reason: str) -> None:
@@ -167,7 +183,7 @@ class Client:
                 self._backlog.dismiss(entry)
                 self._remove(entry)
             if len(self._entries) > len(self._begun):
-                self._messages.append(GiveBack())
+                self._say(GiveBack())
             self._reporting += 1
         self._wake()
         message = f"executor {self._label!r} has no block and none will come: {reason}"
@@ -206,20 +222,32 @@ class Client:
     def pull(self) -> None:
         """Send what there is to say, and the calls that the interchange has room for."""
         while True:
+            self._pull_messages()
             with self._lock:
-                messages, self._messages = self._messages, []
                 tasks = self._next_tasks() if self._backlog else None
-            for message in messages:
-                self._send(message, ())
             if tasks is None:
                 return
             self._send(*tasks)
+
+    def _pull_messages(self) -> None:
+        while self._messages:
+            with self._lock:
+                messages, self._messages = self._messages, []
+            for message in messages:
+                self._send(message, ())
+            with self.changed:
+                self._heard += len(messages)
+                self.changed.notify_all()
+
+    def _say(self, message: Message) -> None:
+        self._messages.append(message)
+        self._said += 1
 
     def _next_tasks(self) -> tuple[Tasks, list[Frame]] | None:
         backlog = self._backlog
         if len(self._known) > _MOST_KNOWN:
             self._known.clear()
-            self._messages.append(Forget())
+            self._say(Forget())
             return Tasks([], [], []), []
         functions: dict[int, Frame] = {}
         options: list[tuple[int, Options]] = []

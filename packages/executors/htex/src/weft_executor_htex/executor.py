@@ -250,7 +250,9 @@ class _Session:
         self._refusal = weakref.WeakMethod(executor.refusal)
         serializer = PickleSerializer(cloudpickle.Pickler)
         self._catalogue = Catalogue(serializer, self._refuse)
-        self.client = Client(executor.label, context, serializer, self._send, self._wake)
+        self.client = Client(
+            executor.label, context, serializer, self._send, self._wake, lambda: self.server.inside
+        )
         period, threshold, prefetch = executor._period, executor._threshold, executor._prefetch
         client = self.client
 
