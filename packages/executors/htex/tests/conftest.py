@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from weft_executor_htex import HighThroughputExecutor
+from weft_interfaces import Blocks
+from weft_interfaces.memory import InMemoryProvider
 from weft_interfaces.testing.recorder import PATIENCE, Recorder
 
 
@@ -26,3 +32,50 @@ def eventually(condition: Callable[[], bool], what: str, patience: float = PATIE
 @pytest.fixture(name="eventually")
 def _eventually() -> Callable[..., None]:
     return eventually
+
+
+class Site:
+    """An executor, and the managers that a test starts for it."""
+
+    def __init__(self, recorder: Any, **settings: Any) -> None:
+        shape = {name: settings.pop(name) for name in ("walltime", "gpus") if name in settings}
+        blocks = Blocks(provider=InMemoryProvider(), max=8, **shape)
+        settings = {"workers_per_node": 2, "heartbeat_period": 0.2, "heartbeat_threshold": 1.5} | settings
+        self.executor = HighThroughputExecutor(blocks=blocks, **settings)
+        self.executor.start(recorder)
+        self.managers: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, block: str) -> subprocess.Popen[bytes]:
+        argv, data = self.executor.command(block)
+        manager = subprocess.Popen(list(argv), stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert manager.stdin is not None
+        manager.stdin.write(data)
+        manager.stdin.close()
+        self.managers[block] = manager
+        return manager
+
+    def close(self) -> None:
+        leftovers = self.executor.shutdown(cancel=True, timeout=5.0)
+        for manager in self.managers.values():
+            manager.send_signal(signal.SIGCONT)
+            try:
+                manager.wait(PATIENCE)
+            finally:
+                manager.kill()
+                manager.wait()
+                assert manager.stderr is not None
+                manager.stderr.close()
+        assert leftovers == []
+
+
+@pytest.fixture
+def site(recorder: Any) -> Iterator[Callable[..., Site]]:
+    sites: list[Site] = []
+
+    def start(**settings: Any) -> Site:
+        sites.append(Site(recorder, **settings))
+        return sites[-1]
+
+    yield start
+    for each in sites:
+        each.close()

@@ -18,12 +18,11 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 import msgspec
 import pytest
-from weft_executor_htex import HighThroughputExecutor, messages
-from weft_executor_htex.setup import ManagerSetup
+from weft_executor_htex import messages
+from weft_executor_htex.setup import ManagerAccess, ManagerSetup
 from weft_executor_htex.stream import pack
 from weft_interfaces import (
     BlockLostError,
-    Blocks,
     CallOptions,
     JobState,
     JobStatus,
@@ -33,59 +32,11 @@ from weft_interfaces import (
     TaskTimeoutError,
     WorkerLostError,
 )
-from weft_interfaces.memory import InMemoryProvider
 from weft_interfaces.testing.calls import Gate, pass_gate
 
 PATIENCE = 30.0
 # Workers cannot import test modules.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-class Site:
-    """An executor, and the managers that a test starts for it."""
-
-    def __init__(self, recorder: Any, **settings: Any) -> None:
-        shape = {name: settings.pop(name) for name in ("walltime", "gpus") if name in settings}
-        blocks = Blocks(provider=InMemoryProvider(), max=8, **shape)
-        settings = {"workers_per_node": 2, "heartbeat_period": 0.2, "heartbeat_threshold": 1.5} | settings
-        self.executor = HighThroughputExecutor(blocks=blocks, **settings)
-        self.executor.start(recorder)
-        self.managers: dict[str, subprocess.Popen[bytes]] = {}
-
-    def start(self, block: str) -> subprocess.Popen[bytes]:
-        argv, data = self.executor.command(block)
-        manager = subprocess.Popen(list(argv), stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert manager.stdin is not None
-        manager.stdin.write(data)
-        manager.stdin.close()
-        self.managers[block] = manager
-        return manager
-
-    def close(self) -> None:
-        leftovers = self.executor.shutdown(cancel=True, timeout=5.0)
-        for manager in self.managers.values():
-            manager.send_signal(signal.SIGCONT)
-            try:
-                manager.wait(PATIENCE)
-            finally:
-                manager.kill()
-                manager.wait()
-                assert manager.stderr is not None
-                manager.stderr.close()
-        assert leftovers == []
-
-
-@pytest.fixture
-def site(recorder: Any) -> Iterator[Callable[..., Site]]:
-    sites: list[Site] = []
-
-    def start(**settings: Any) -> Site:
-        sites.append(Site(recorder, **settings))
-        return sites[-1]
-
-    yield start
-    for each in sites:
-        each.close()
 
 
 @pytest.fixture
@@ -164,7 +115,7 @@ def test_workers_are_killed_in_the_middle_of_many_calls(site: Any, recorder: Any
 # -- managers ---------------------------------------------------------------------------------------------
 
 
-def lose_a_manager(site: Site, recorder: Any, gate: Gate, strike: Callable[[int], None]) -> float:
+def lose_a_manager(site: Any, recorder: Any, gate: Gate, strike: Callable[[int], None]) -> float:
     """Two calls have begun in a manager and others wait when it is struck: how long until that is noticed."""
     manager = site.start("first")
     begun = [recorder.call(pass_gate, gate.address, n) for n in range(2)]
@@ -342,7 +293,7 @@ def test_garbage_from_a_manager_costs_nothing(site: Any, recorder: Any) -> None:
     genuine = [messages.encode(messages.Heartbeat())[0], messages.encode(messages.Begun([1, 2, 3]))[0]]
     genuine += [messages.encode(messages.Results([messages.ResultGroup([5], [1], [0])]))[0]]
     genuine += [messages.encode(messages.Stop("hostile"))[0], messages.encode(messages.Cancel([7]))[0]]
-    [endpoint] = ManagerSetup.load(here.executor.command("b").input).endpoints
+    [endpoint] = ManagerSetup.load(here.executor.command("b").input).access.endpoints
     for number in range(20):
         with socket.socket(socket.AF_UNIX) as peer:
             peer.settimeout(PATIENCE)
@@ -362,10 +313,8 @@ def test_garbage_from_a_manager_costs_nothing(site: Any, recorder: Any) -> None:
 
 def test_the_setup_survives_its_journey() -> None:
     setup = ManagerSetup(
-        endpoints=[],
+        access=ManagerAccess([], b"p", b"s"),
         block="b",
-        public_key=b"p",
-        secret_key=b"s",
         workers=3,
         heartbeat_threshold=1.0,
         path=["x"],

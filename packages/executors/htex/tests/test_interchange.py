@@ -76,11 +76,12 @@ class InterchangeMachine(RuleBasedStateMachine):
         self.numbers = itertools.count(1)
         self.submitted: set[int] = set()
         self.cancelled: set[int] = set()
+        self.inbox: list[tuple[messages.Message, Sequence[messages.Frame]]] = []
         serializer = PickleSerializer(cloudpickle.Pickler)
         self.catalogue = Catalogue(serializer, lambda options: None)
-        self.client = Client("x", self.context, serializer, self.to_interchange, lambda: None, lambda: True)
+        self.client = Client("x", self.context, serializer)
         self.interchange = Interchange(
-            self.client.receive,
+            self.to_client,
             self.to_manager,
             self.to_manager,
             heartbeat_period=1.0,
@@ -89,8 +90,17 @@ class InterchangeMachine(RuleBasedStateMachine):
             clock=lambda: self.now,
         )
 
-    def to_interchange(self, message: messages.Message, payloads: Sequence[messages.Frame]) -> None:
-        self.interchange.from_client(message, payloads)
+    def pull(self) -> None:
+        """All that the client has to say is heard, and all that is said to it."""
+        self.client.pull(self.interchange.from_client)
+        while self.inbox:
+            inbox, self.inbox = self.inbox, []
+            for message, payloads in inbox:
+                self.client.receive(message, payloads)
+            self.client.pull(self.interchange.from_client)
+
+    def to_client(self, message: messages.Message, payloads: Sequence[messages.Frame]) -> None:
+        self.inbox.append((message, payloads))
 
     def to_manager(self, address: bytes, frames: list[messages.Frame]) -> None:
         if address in self.managers:
@@ -116,7 +126,7 @@ class InterchangeMachine(RuleBasedStateMachine):
         calls = [Call(next(self.numbers), abs, (-1,), {}, options) for _ in range(count)]
         self.client.submit([self.catalogue.entry(call) for call in calls])
         self.submitted.update(call.id for call in calls)
-        self.client.pull()
+        self.pull()
 
     @precondition(lambda self: len(self.managers) < 4)
     @rule(slots=st.integers(1, 4))
@@ -128,7 +138,7 @@ class InterchangeMachine(RuleBasedStateMachine):
             messages.PROTOCOL, messages.PYTHON, "host", 1, manager.block, slots, None, 0, None
         )
         self.say(manager, info)
-        self.client.pull()
+        self.pull()
 
     @precondition(lambda self: self.managers)
     @rule(data=st.data())
@@ -136,7 +146,7 @@ class InterchangeMachine(RuleBasedStateMachine):
         manager = self.pick(data)
         if manager.calls:
             self.results(manager, data.draw(st.lists(st.sampled_from(list(manager.calls)), unique=True)))
-            self.client.pull()
+            self.pull()
 
     @precondition(lambda self: self.managers)
     @rule(data=st.data(), seconds=st.sampled_from([0.001, 0.02, 2.0]))
@@ -145,7 +155,7 @@ class InterchangeMachine(RuleBasedStateMachine):
         for manager in self.managers.values():
             self.say(manager, messages.Heartbeat())
         self.interchange.tick()
-        self.client.pull()
+        self.pull()
 
     @precondition(lambda self: self.managers)
     @rule(data=st.data())
@@ -179,7 +189,7 @@ class InterchangeMachine(RuleBasedStateMachine):
             for other in self.managers.values():
                 self.say(other, messages.Heartbeat())
             self.interchange.tick()
-        self.client.pull()
+        self.pull()
         assert manager.address not in {each.address for each in self.interchange.roster}
         # Should it speak again, nobody listens.
         self.say(manager, messages.Heartbeat())
@@ -191,12 +201,12 @@ class InterchangeMachine(RuleBasedStateMachine):
     def drain(self, data: st.DataObject) -> None:
         manager = self.pick(data)
         self.client.tell(messages.Drain([manager.block]))
-        self.client.pull()
+        self.pull()
         back = [call_id for call_id in manager.calls if data.draw(st.booleans())]
         for call_id in back:
             del manager.calls[call_id]
         self.say(manager, messages.Returned(back))
-        self.client.pull()
+        self.pull()
 
     @precondition(lambda self: self.submitted)
     @rule(data=st.data())
@@ -206,7 +216,7 @@ class InterchangeMachine(RuleBasedStateMachine):
         assert accepted <= set(ids)
         assert not {i for i in accepted - self.cancelled if not self.is_cancelled_or_open(i)}
         self.cancelled |= accepted
-        self.client.pull()
+        self.pull()
 
     def is_cancelled_or_open(self, call_id: int) -> bool:
         outcome = self.context.outcomes.get(call_id)
@@ -216,7 +226,7 @@ class InterchangeMachine(RuleBasedStateMachine):
     def no_more_blocks(self) -> None:
         if not self.managers:
             self.client.give_up("nobody comes")
-            self.client.pull()
+            self.pull()
             assert self.context.outcomes.keys() == self.submitted
             self.client.hope()
 
@@ -230,7 +240,7 @@ class InterchangeMachine(RuleBasedStateMachine):
         self.say(manager, messages.Results([group]), b"")
         for call_id in ids[1:2]:
             del manager.calls[call_id]
-        self.client.pull()
+        self.pull()
 
     # -- what holds ---------------------------------------------------------------------------------------
 
@@ -259,7 +269,7 @@ class InterchangeMachine(RuleBasedStateMachine):
             for manager in busy:
                 self.results(manager, list(manager.calls))
             self.now += 0.01
-            self.client.pull()
+            self.pull()
         assert self.context.outcomes.keys() == self.submitted
         for call_id, outcome in self.context.outcomes.items():
             if call_id in self.cancelled:

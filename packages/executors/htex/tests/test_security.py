@@ -36,7 +36,7 @@ def executor(recorder: Any) -> Iterator[HighThroughputExecutor]:
 
 def setup_of(executor: HighThroughputExecutor) -> tuple[ManagerSetup, Endpoint]:
     setup = ManagerSetup.load(executor.command("b").input)
-    [endpoint] = setup.endpoints
+    [endpoint] = setup.access.endpoints
     return setup, endpoint
 
 
@@ -60,7 +60,7 @@ def answer_to(endpoint: Endpoint, keys: Keys | None, server_key: bytes | None) -
 
 def test_only_the_keys_of_the_run_open(executor: HighThroughputExecutor, eventually: Any) -> None:
     setup, endpoint = setup_of(executor)
-    own = Keys(setup.public_key, setup.secret_key)
+    own = Keys(setup.access.public_key, setup.access.secret_key)
     assert answer_to(endpoint, own, endpoint.server_key)
     assert not answer_to(endpoint, None, None), "without any key"
     assert not answer_to(endpoint, Keys.make(), endpoint.server_key), "with a key of its own"
@@ -75,7 +75,7 @@ def test_raw_garbage_on_the_port_costs_nothing(executor: HighThroughputExecutor,
     for _ in range(50):
         with socket.create_connection(("127.0.0.1", port), PATIENCE) as peer:
             peer.sendall(dice.randbytes(dice.choice([1, 10, 64, 1000])))
-    assert answer_to(endpoint, Keys(setup.public_key, setup.secret_key), endpoint.server_key)
+    assert answer_to(endpoint, Keys(setup.access.public_key, setup.access.secret_key), endpoint.server_key)
 
 
 def test_keys_differ_between_runs_and_stand_in_no_argument(recorder: Any) -> None:
@@ -86,8 +86,8 @@ def test_keys_differ_between_runs_and_stand_in_no_argument(recorder: Any) -> Non
         executor.start(recorder)
         argv, data = executor.command("b")
         setup = ManagerSetup.load(data)
-        seen.add(setup.secret_key)
-        assert not any(setup.secret_key.decode() in word for word in argv)
+        seen.add(setup.access.secret_key)
+        assert not any(setup.access.secret_key.decode() in word for word in argv)
         executor.shutdown()
     assert len(seen) == 2
 

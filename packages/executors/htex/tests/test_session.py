@@ -195,12 +195,14 @@ def relayed(recorder: Any) -> Iterator[tuple[HighThroughputExecutor, Relay]]:
     executor.start(recorder)
     argv, data = executor.command("b")
     setup = ManagerSetup.load(data)
-    [endpoint] = setup.endpoints
+    [endpoint] = setup.access.endpoints
     relay = Relay(int(endpoint.url.rpartition(":")[2]))
     there = Endpoint(f"tcp://127.0.0.1:{relay.port}", endpoint.server_key)
     manager = subprocess.Popen(list(argv), stdin=subprocess.PIPE)
     assert manager.stdin is not None
-    manager.stdin.write(msgspec.structs.replace(setup, endpoints=[there]).dump())
+    manager.stdin.write(
+        msgspec.structs.replace(setup, access=msgspec.structs.replace(setup.access, endpoints=[there])).dump()
+    )
     manager.stdin.close()
     yield executor, relay
     relay.mend()

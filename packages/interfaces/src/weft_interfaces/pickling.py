@@ -66,12 +66,13 @@ class PickleSerializer:
         A function that travels by value is sent again when a global that it reads has been bound to another
         object since; a global that was changed in place is not noticed.
         """
-        if type(function) is not types.FunctionType:
+        if not isinstance(function, types.FunctionType) and not _is_of_module(function):
             return self._function_payload(function)
         with self._lock:
             known = self._functions.get(function)
         if known is None or known.is_stale():
-            known = _KnownFunction(self._function_payload(function), tuple(_globals_read(function)))
+            reads = _globals_read(function) if isinstance(function, types.FunctionType) else ()
+            known = _KnownFunction(self._function_payload(function), tuple(reads))
             with self._lock:
                 self._functions[function] = known
         return known.payload
@@ -138,6 +139,11 @@ def _is_plain(value: Any, depth: int = 3) -> bool:
             type(key) is str and _is_plain(part, depth - 1) for key, part in value.items()
         )
     return False
+
+
+def _is_of_module(function: Callable[..., Any]) -> bool:
+    """Whether it is a built-in function, and no method of an object that may change."""
+    return isinstance(function, types.BuiltinFunctionType) and isinstance(function.__self__, types.ModuleType)
 
 
 def _globals_read(function: types.FunctionType) -> Iterator[tuple[Mapping[str, Any], str, Any]]:

@@ -72,12 +72,12 @@ class ExecutorPool(concurrent.futures.Executor):
         self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[R]:
         """Run ``fn(*args, **kwargs)``. Raises :class:`RunClosedError` after ``shutdown``."""
-        with self._lock:
-            if self._closed:
-                raise RunClosedError("the pool was shut down and takes no more calls")
-            call_id = next(self._ids)
-            future = self._futures[call_id] = _PoolFuture(call_id, self._executor)
-        try:
+        call_id = next(self._ids)
+        try:  # Ctrl-C may strike anywhere: nothing must wait for a call of which nobody has the future
+            with self._lock:
+                if self._closed:
+                    raise RunClosedError("the pool was shut down and takes no more calls")
+                future = self._futures[call_id] = _PoolFuture(call_id, self._executor)
             self._executor.submit([Call(call_id, fn, args, kwargs, self._options)])
         except BaseException:
             with self._lock:

@@ -5,8 +5,8 @@
     submit ──> Backlog ── pull, as much as the interchange is to have ──> Tasks
     Results ──> unpickled ──> completed(outcomes)        Returned ──> Backlog        Lost ──> completed
 
-``submit`` and ``cancel`` may be called from any thread; ``pull`` and ``receive`` are called by the one that
-serves the interchange, which ``inside`` tells from the others.
+What is to be sent waits here until the placement of the interchange pulls it (see ``placement.py``): one
+thread at a time, and one thread calls ``receive``. All else may be called from any thread.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import CancelledError
+from typing import TypeAlias
 
 from weft_interfaces import (
     BlockLostError,
@@ -49,7 +50,9 @@ from .messages import (
     Tasks,
 )
 
-__all__ = ["Client"]
+__all__ = ["Client", "Send"]
+
+Send: TypeAlias = "Callable[[Message, Sequence[Frame]], object]"
 
 _WINDOW = (
     8192  # calls that the interchange and managers have at most, unless there are half as many slots ...
@@ -58,31 +61,17 @@ _WINDOW_BYTES = 64 << 20  # ... and the size of their arguments
 _LARGE = 1 << 16  # bytes from which on the arguments of a call travel in a frame of their own
 _BATCH = 1024  # calls in one group
 _MOST_KNOWN = 1000  # functions and options that the interchange is to remember
-_HEARD = 2.0  # seconds that ``cancel`` waits until the interchange has taken notice
 _SENT = 0  # in Entry.worker: the interchange has it
 
 
 class Client:
-    """See the module. ``send`` passes a message and its payloads to the interchange, in the thread that
-    serves it; ``wake`` has ``pull`` called there.
-    """
+    """See the module."""
 
-    def __init__(
-        self,
-        label: str,
-        context: ExecutorContext,
-        serializer: Serializer,
-        send: Callable[[Message, Sequence[Frame]], None],
-        wake: Callable[[], None],
-        inside: Callable[[], bool],
-    ) -> None:
+    def __init__(self, label: str, context: ExecutorContext, serializer: Serializer) -> None:
         self.managers: dict[str, Register] = {}
         self._label = label
         self._context = context
         self._serializer = serializer
-        self._send = send
-        self._wake = wake
-        self._inside = inside
         self._lock = HotLock()
         self.changed = threading.Condition(self._lock)
         self._entries: dict[int, Entry] = {}
@@ -90,8 +79,7 @@ class Client:
         self._slots_wanted = 0
         self._backlog = Backlog()
         self._messages: list[Message] = []
-        self._said = self._heard = 0  # how many messages there were, and how many the interchange has got
-        self._window = _WINDOW
+        self._slots = 0  # of all managers
         self._sent = 0
         self._sent_bytes = 0
         self._known: set[int] = set()
@@ -113,7 +101,6 @@ class Client:
             hopeless = self._hopeless
         if hopeless is not None:
             self.give_up(hopeless)
-        self._wake()
 
     def cancel(self, ids: Collection[int]) -> Collection[int]:
         """See :meth:`Executor.cancel`. What is accepted here is cancelled, whatever its worker says."""
@@ -134,24 +121,20 @@ class Client:
                     entry.verdict = CancelledError()
                     sent.append(call_id)
             if sent:
-                self._say(Cancel(sent))
-            said = self._said
+                self._messages.append(Cancel(sent))
             self._reporting += 1
-        try:
-            if sent:
-                self._await_hearing(said)
-        finally:
-            self._report([Outcome(entry.id, None, CancelledError()) for entry in ended])
+        self._report([Outcome(entry.id, None, CancelledError()) for entry in ended])
         return accepted
 
-    def _await_hearing(self, said: int) -> None:
-        """Return when the interchange has taken notice: it then gives nothing out that was cancelled."""
-        if self._inside():
-            self._pull_messages()
-            return
-        self._wake()
-        with self.changed:
-            self.changed.wait_for(lambda: self._heard >= said, _HEARD)
+    @property
+    def urgent(self) -> bool:
+        """Whether what there is to send should not wait to be sent with more: workers are idle."""
+        return self._sent < self._slots
+
+    @property
+    def has_messages(self) -> bool:
+        """Whether there is something to be said, calls apart."""
+        return bool(self._messages)
 
     def running(self) -> list[int]:
         """The calls that were handed to workers."""
@@ -169,10 +152,9 @@ class Client:
             return self._slots_wanted - running, running
 
     def tell(self, message: Message) -> None:
-        """Pass a message on to the interchange."""
+        """Have a message passed on to the interchange."""
         with self._lock:
-            self._say(message)
-        self._wake()
+            self._messages.append(message)
 
     def give_up(self, reason: str) -> None:
         """No block is there and none will come: end what waits, and what comes until a manager registers."""
@@ -183,9 +165,8 @@ class Client:
                 self._backlog.dismiss(entry)
                 self._remove(entry)
             if len(self._entries) > len(self._begun):
-                self._say(GiveBack())
+                self._messages.append(GiveBack())
             self._reporting += 1
-        self._wake()
         message = f"executor {self._label!r} has no block and none will come: {reason}"
         self._report([Outcome(entry.id, None, ProviderError(message)) for entry in waiting])
 
@@ -219,42 +200,31 @@ class Client:
 
     # -- to the interchange ---------------------------------------------------------------------------------
 
-    def pull(self) -> None:
+    def pull(self, send: Send) -> None:
         """Send what there is to say, and the calls that the interchange has room for."""
         while True:
-            self._pull_messages()
+            messages: list[Message] = []
             with self._lock:
+                if self._messages:
+                    messages, self._messages = self._messages, []
                 tasks = self._next_tasks() if self._backlog else None
+            for message in messages:
+                send(message, ())
             if tasks is None:
                 return
-            self._send(*tasks)
+            send(*tasks)
 
-    def _pull_messages(self) -> None:
-        while self._messages:
-            with self._lock:
-                messages, self._messages = self._messages, []
-            for message in messages:
-                self._send(message, ())
-            with self.changed:
-                self._heard += len(messages)
-                self.changed.notify_all()
-
-    def _say(self, message: Message) -> None:
-        self._messages.append(message)
-        self._said += 1
-
-    def _next_tasks(self) -> tuple[Tasks, list[Frame]] | None:
+    def _next_tasks(self) -> tuple[Message, list[Frame]] | None:
         backlog = self._backlog
         if len(self._known) > _MOST_KNOWN:
             self._known.clear()
-            self._say(Forget())
-            return Tasks([], [], []), []
+            return Forget(), []
         functions: dict[int, Frame] = {}
         options: list[tuple[int, Options]] = []
         groups: list[Group] = []
         payloads: list[Frame] = []
-        count = 0
-        while backlog and count < _BATCH and self._sent < self._window and self._sent_bytes < _WINDOW_BYTES:
+        count, window = 0, max(_WINDOW, 2 * self._slots)
+        while backlog and count < _BATCH and self._sent < window and self._sent_bytes < _WINDOW_BYTES:
             run = self._next_run(_BATCH - count)
             function, wishes = run[0].function, run[0].options
             if function.number not in self._known:
@@ -311,14 +281,14 @@ class Client:
         elif type(message) is ManagerUp:
             self.hope()
             self.managers[message.manager] = message.info
-            self._size_window()
             info = message.info
+            self._slots += info.slots
             self._emit("manager.up", host=info.host, pid=info.pid, block=info.block, slots=info.slots)
         elif type(message) is ManagerGone:
             with self.changed:
-                self.managers.pop(message.manager, None)
+                gone = self.managers.pop(message.manager, None)
+                self._slots -= gone.slots if gone else 0
                 self.changed.notify_all()
-            self._size_window()
             self._emit("manager.gone", block=message.block, reason=message.reason)
 
     def _complete(self, results: Results, payloads: Sequence[Frame]) -> None:
@@ -391,9 +361,6 @@ class Client:
                 error = ManagerLostError(f"the manager that ran task {name!r} is gone", [certificate])
             outcomes.append(Outcome(entry.id, None, entry.verdict or error))
         self._report(outcomes)
-
-    def _size_window(self) -> None:
-        self._window = max(_WINDOW, 2 * sum(info.slots for info in self.managers.values()))
 
     # -- under the lock -------------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 import weakref
-from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -37,10 +36,10 @@ from weft_interfaces import (
 from weft_interfaces.processes import Catalogue, available_cpus
 
 from .client import Client
-from .interchange import Interchange
-from .messages import Drain, EndBlock, Stop
-from .server import Server
-from .setup import ManagerSetup
+from .interrupt import Uninterrupted
+from .messages import Drain, EndBlock, InterchangeState, Message, Stop
+from .placement import InterchangeThread, Placement
+from .setup import InterchangeSetup, ManagerSetup
 
 __all__ = ["HighThroughputExecutor"]
 
@@ -118,7 +117,7 @@ class HighThroughputExecutor(BaseExecutor):
 
     def cancel(self, ids: Collection[int]) -> Collection[int]:
         session = self._session
-        return () if session is None else session.client.cancel(ids)
+        return () if session is None else session.cancel(ids)
 
     def running(self) -> Collection[int]:
         session = self._session
@@ -176,10 +175,8 @@ class HighThroughputExecutor(BaseExecutor):
         session.client.hope()
         shape = self._blocks.shape
         setup = ManagerSetup(
-            endpoints=session.server.endpoints,
+            access=session.placement.access,
             block=block_id,
-            public_key=session.server.manager_keys.public,
-            secret_key=session.server.manager_keys.secret,
             workers=self._workers,
             gpus=shape.gpus or 0,
             walltime=shape.walltime,
@@ -194,27 +191,29 @@ class HighThroughputExecutor(BaseExecutor):
         if session is None:
             return ExecutorDemand(0, 0, self._slots_per_block(), {})
         queued, running = session.client.slots()
-        return ExecutorDemand(queued, running, self._slots_per_block(), session.block_loads())
+        return ExecutorDemand(queued, running, self._slots_per_block(), _loads(session.placement.state()))
 
     def drain(self, block_ids: Collection[str]) -> None:
         if self._session is not None:
-            self._session.client.tell(Drain(list(block_ids)))
+            self._session.tell(Drain(list(block_ids)))
 
     def block_ended(self, block_id: str, status: JobStatus) -> None:
         if self._session is not None:
             reason = status.reason or f"its job is {status.state.value}"
             tail = status.stderr_tail
-            self._session.client.tell(EndBlock(block_id, None, reason, status.exit_code, tail))
+            self._session.tell(EndBlock(block_id, None, reason, status.exit_code, tail))
 
     def no_more_blocks(self, reason: str) -> None:
         if self._session is not None:
             self._session.client.give_up(reason)
+            self._session.placement.wake()
 
     def status(self) -> dict[str, Any]:
         """Managers, blocks, and queue lengths, as plain data."""
         session = self._session
         if session is None:
             return {"running": False}
+        state = session.placement.state()
         return {
             "running": True,
             "queued": session.client.queued(),
@@ -223,9 +222,9 @@ class HighThroughputExecutor(BaseExecutor):
                 {"host": info.host, "pid": info.pid, "block": info.block, "workers": info.slots}
                 for info in list(session.client.managers.values())
             ],
-            "blocks": {block: load._asdict() for block, load in session.block_loads().items()},
-            "malformed": dict(session.server.interchange.malformed),
-            "refused_peers": dict(session.server.refused),
+            "blocks": {block: load._asdict() for block, load in _loads(state).items()},
+            "malformed": state.malformed,
+            "refused_peers": state.refused,
         }
 
     def _slots_per_block(self) -> int:
@@ -250,32 +249,17 @@ class _Session:
         self._refusal = weakref.WeakMethod(executor.refusal)
         serializer = PickleSerializer(cloudpickle.Pickler)
         self._catalogue = Catalogue(serializer, self._refuse)
-        self.client = Client(
-            executor.label, context, serializer, self._send, self._wake, lambda: self.server.inside
+        self.client = Client(executor.label, context, serializer)
+        setup = InterchangeSetup(
+            heartbeat_period=executor._period,
+            heartbeat_threshold=executor._threshold,
+            prefetch=executor._prefetch,
+            address=executor._address,
         )
-        period, threshold, prefetch = executor._period, executor._threshold, executor._prefetch
-        client = self.client
-
-        def make(server: Server) -> Interchange:
-            return Interchange(
-                client.receive,
-                server.send,
-                server.dismiss,
-                heartbeat_period=period,
-                heartbeat_threshold=threshold,
-                prefetch=prefetch,
-            )
-
-        self.server = Server(executor.label, make, client.pull, executor._address)
-        self.server.start()
+        self.placement: Placement = InterchangeThread(executor.label, self.client, setup)
+        self.placement.start()
         self._ending = threading.Lock()
         self._ended = False
-
-    def _send(self, message: Any, payloads: Sequence[Any]) -> None:
-        self.server.interchange.from_client(message, payloads)
-
-    def _wake(self) -> None:
-        self.server.wake()
 
     def _refuse(self, options: CallOptions) -> InputError | None:
         refusal = self._refusal()
@@ -290,30 +274,29 @@ class _Session:
                 entries.append(self._catalogue.entry(call))
             except InputError as error:
                 refused.append(Outcome(call.id, None, error))
-        self.client.submit(entries)
+        with Uninterrupted():
+            self.client.submit(entries)
+            self.placement.wake()
         if refused:
             self._context.completed(refused)
 
-    def block_loads(self) -> dict[str, BlockLoad]:
-        """The blocks that have registered, and what they do."""
-        managers: Counter[str] = Counter()
-        running: Counter[str] = Counter()
-        idle_since: dict[str, float] = {}
-        for manager in list(self.server.interchange.roster):
-            block = manager.info.block
-            managers[block] += 1
-            running[block] += len(manager.calls)
-            idle_since[block] = max(idle_since.get(block, 0.0), manager.idle_since)
-        now = time.monotonic()
-        return {
-            block: BlockLoad(number, running[block], 0.0 if running[block] else now - idle_since[block])
-            for block, number in managers.items()
-        }
+    def cancel(self, ids: Collection[int]) -> Collection[int]:
+        """See :meth:`Executor.cancel`. The interchange has heard of it then, and gives none of them out."""
+        with Uninterrupted():
+            accepted = self.client.cancel(ids)
+        if self.client.has_messages:
+            self.placement.flush()
+        return accepted
+
+    def tell(self, message: Message) -> None:
+        """Have this passed on to the interchange."""
+        self.client.tell(message)
+        self.placement.wake()
 
     def finish(self, cancel: bool, timeout: float) -> list[str]:
         """See :meth:`Executor.shutdown`."""
         self.client.close()
-        if self.server.inside:  # whose work is needed for it
+        if self.placement.inside:  # whose work is needed for it
             threading.Thread(target=self.finish, args=(cancel, timeout), name=f"{self._label}-end").start()
             return [f"executor {self._label!r} is ending, in a thread of its own: it was reporting outcomes"]
         with self._ending:
@@ -322,13 +305,13 @@ class _Session:
     def _finish(self, cancel: bool, deadline: float) -> list[str]:
         client = self.client
         if cancel or not client.wait(max(0.0, deadline - time.monotonic())):
-            client.cancel(client.unfinished())
+            self.cancel(client.unfinished())
             client.wait(max(0.5, min(_END, deadline - time.monotonic())))
-        client.tell(Stop("the run has ended"))
+        self.tell(Stop("the run has ended"))
         leftovers = self._wait_for_managers(time.monotonic() + _END)
         self._ended = True
-        if not self.server.stop(_END):
-            leftovers.append(f"the interchange thread of executor {self._label!r} still reports outcomes")
+        if not self.placement.stop(_END):
+            leftovers.append(f"the interchange of executor {self._label!r} does not end")
         client.abandon()
         return leftovers
 
@@ -340,6 +323,11 @@ class _Session:
             f"manager {info.pid} on {info.host} (block {info.block}) of executor {self._label!r} does not end"
             for info in list(managers.values())
         ]
+
+
+def _loads(state: InterchangeState) -> dict[str, BlockLoad]:
+    """What the interchange tells of its blocks, as the scaler wants it."""
+    return {each.block: BlockLoad(each.managers, each.running, each.idle_for) for each in state.blocks}
 
 
 def _local_provider() -> Any:

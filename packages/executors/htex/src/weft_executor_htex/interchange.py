@@ -22,6 +22,7 @@ from .messages import (
     PYTHON,
     Accepted,
     Begun,
+    BlockState,
     Cancel,
     Drain,
     EndBlock,
@@ -308,6 +309,22 @@ class Interchange:
             self._lose(manager, manager.suspicion)
         self._dispatch()
         return min([self._next_beat, *(manager.back_by for manager in self._suspects.values())])
+
+    def blocks(self) -> list[BlockState]:
+        """The blocks that have registered, and what they do."""
+        managers: Counter[str] = Counter()
+        running: Counter[str] = Counter()
+        idle_since: dict[str, float] = {}
+        for manager in self.roster:
+            block = manager.info.block
+            managers[block] += 1
+            running[block] += len(manager.calls)
+            idle_since[block] = max(idle_since.get(block, 0.0), manager.idle_since)
+        now = self._clock()
+        return [
+            BlockState(block, number, running[block], 0.0 if running[block] else now - idle_since[block])
+            for block, number in managers.items()
+        ]
 
     # -- dispatch -------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Link", "connect"]
 
 _LARGE = 1 << 16
-_RECEIVE = 1 << 20
+_RECEIVE = 1 << 16
 
 
 class Link(Protocol):
@@ -102,8 +102,8 @@ class _TcpLink:
             (zmq.RECONNECT_IVL_MAX, 1000),
             (zmq.ROUTING_ID, b"\1" + secrets.token_bytes(15)),
             (zmq.CURVE_SERVERKEY, endpoint.server_key or b""),
-            (zmq.CURVE_PUBLICKEY, setup.public_key),
-            (zmq.CURVE_SECRETKEY, setup.secret_key),
+            (zmq.CURVE_PUBLICKEY, setup.access.public_key),
+            (zmq.CURVE_SECRETKEY, setup.access.secret_key),
         ):
             self._socket.set(option, value)
         self._socket.copy_threshold = _LARGE

@@ -69,7 +69,7 @@ class ManagerProcess:
 
     def __init__(self, setup: ManagerSetup) -> None:
         self._setup = setup
-        self._link = connect(_choose(setup.endpoints), setup)
+        self._link = connect(_choose(setup.access.endpoints), setup)
         self._slots = setup.workers or available_cpus()
         self._serializer = PickleSerializer()
         self._functions: dict[int, FunctionRecord] = {}

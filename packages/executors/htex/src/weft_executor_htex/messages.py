@@ -8,6 +8,7 @@ one frame: the pieces one after the other, with their sizes in the header.
 
     client to interchange     Tasks, Forget, Cancel, GiveBack, Drain, EndBlock, Stop
     interchange to client     Results, Begun, Returned, Lost, ManagerUp, ManagerGone
+    the same, on a stream     Ready, Heard, InterchangeState
     interchange to manager    Accepted, Refused, Tasks, Forget, Cancel, Drain, Heartbeat, Stop
     manager to interchange    Register, Begun, Results, Heartbeat, Leave
 """
@@ -26,6 +27,7 @@ __all__ = [
     "PYTHON",
     "Accepted",
     "Begun",
+    "BlockState",
     "Cancel",
     "Drain",
     "EndBlock",
@@ -34,6 +36,7 @@ __all__ = [
     "GiveBack",
     "Group",
     "Heartbeat",
+    "InterchangeState",
     "Leave",
     "Lost",
     "MalformedError",
@@ -256,6 +259,27 @@ class ManagerGone(_Message, frozen=True):
     reason: str
 
 
+class BlockState(msgspec.Struct, array_like=True, frozen=True):
+    """A block that has registered. ``running``: calls that its managers have; ``idle_for``: seconds since it
+    last had one.
+    """
+
+    block: str
+    managers: int
+    running: int
+    idle_for: float
+
+
+class InterchangeState(_Message, frozen=True):
+    """What the interchange tells of itself: its blocks, messages that it could not read, and peers that it
+    has refused, by what was wrong.
+    """
+
+    blocks: list[BlockState]
+    malformed: dict[str, int]
+    refused: dict[str, int]
+
+
 class Accepted(_Message, frozen=True):
     """The manager is known. ``period`` and ``threshold``: of heartbeats, in seconds."""
 
@@ -294,6 +318,7 @@ Message: TypeAlias = (
     | Register
     | ManagerUp
     | ManagerGone
+    | InterchangeState
     | Accepted
     | Refused
     | Heartbeat

@@ -1,4 +1,4 @@
-"""The interchange's ends of all connections, and the thread that serves them.
+"""An interchange, and its ends of the connections with managers. For one thread at a time.
 
 Managers on this machine come through a unix socket in a directory that only its owner can enter, which saves
 half of the time of a round trip; others through an encrypted TCP port, see ``router.py``.
@@ -12,66 +12,63 @@ import os
 import selectors
 import shutil
 import socket
-import sys
 import tempfile
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from .messages import MalformedError
-from .setup import Endpoint, Keys, boot_id
+from .interchange import Interchange
+from .messages import Frame, InterchangeState, MalformedError, Message
+from .setup import Endpoint, InterchangeSetup, Keys, ManagerAccess, boot_id
 from .stream import StreamReader, pack
 
 if TYPE_CHECKING:
-    from .interchange import Interchange
-    from .messages import Frame
     from .router import Router
 
-__all__ = ["Server"]
+__all__ = ["Ready", "Server"]
 
-_RECEIVE = 1 << 20
+Ready: TypeAlias = "list[tuple[selectors.SelectorKey, int]]"
+
+_RECEIVE = 1 << 16
 _UNIX, _TCP = b"u", b"t"  # what addresses of managers begin with
 
 
 class Server:
-    """Listens, and drives an interchange in a thread of its own.
+    """Listens, and passes on what managers say. ``to_client`` gets what the interchange says.
 
-    ``pull`` is called in that thread whenever :meth:`wake` was. ``address``: see
-    :class:`HighThroughputExecutor`. Raises :class:`OSError` with nothing left open when it cannot listen.
+    Whoever drives it calls :meth:`prepare`, :meth:`wait` and :meth:`serve` in turn. ``shareable``: whether
+    something may be sent, while it waits, by another thread. Raises :class:`OSError` with nothing left open
+    when it cannot listen.
     """
 
     def __init__(
-        self,
-        label: str,
-        make: Callable[[Server], Interchange],
-        pull: Callable[[], object],
-        address: str | None,
+        self, setup: InterchangeSetup, to_client: Callable[[Message, Sequence[Frame]], None]
     ) -> None:
-        self.manager_keys = Keys(b"", b"")
-        self._label = label
-        self._pull = pull
-        self._stopping = False
-        self._asleep = False
+        self._keys = Keys(b"", b"")
         self._peers: dict[bytes, _Peer] = {}
         self._numbers = itertools.count()
         self._router: Router | None = None
         self._listener: socket.socket | None = None
-        self._directory = tempfile.mkdtemp(prefix="weft-")
-        self._wakeup, self._waker = socket.socketpair()
+        self._directory = tempfile.mkdtemp(prefix="weft-", dir=setup.directory)
         self._selector = selectors.DefaultSelector()
-        for end in (self._wakeup, self._waker):
-            end.setblocking(False)
-        self._selector.register(self._wakeup, selectors.EVENT_READ, self._woken)
         try:
-            self.endpoints = [self._listen_here() if address is None else self._listen_on(address)]
-            self.interchange = make(self)
+            address = setup.address
+            endpoint = self._listen_here() if address is None else self._listen_on(address)
+            self.interchange = Interchange(
+                to_client,
+                self.send,
+                self.dismiss,
+                heartbeat_period=setup.heartbeat_period,
+                heartbeat_threshold=setup.heartbeat_threshold,
+                prefetch=setup.prefetch,
+            )
         except BaseException:
-            self._close()
+            self.close()
             raise
-        self._thread = threading.Thread(target=self._run, name=f"{label}-interchange", daemon=True)
+        self.access = ManagerAccess([endpoint], self._keys.public, self._keys.secret)
+        self.shareable = self._router is None
 
     def _listen_here(self) -> Endpoint:
         path = os.path.join(self._directory, "interchange")
@@ -85,63 +82,37 @@ class Server:
     def _listen_on(self, address: str) -> Endpoint:
         from .router import Router
 
-        self.manager_keys = Keys.make()
-        self._router = Router(address, self.manager_keys)
+        self._keys = Keys.make()
+        self._router = Router(address, self._keys)
         for descriptor in self._router.descriptors():
             self._selector.register(descriptor, selectors.EVENT_READ, _ignore)
         return self._router.endpoint
 
-    # -- the client's side ----------------------------------------------------------------------------------
+    def state(self) -> InterchangeState:
+        """What there is to tell of it."""
+        interchange = self.interchange
+        refused = {} if self._router is None else dict(self._router.refused)
+        return InterchangeState(interchange.blocks(), dict(interchange.malformed), refused)
 
-    def start(self) -> None:
-        """Begin to serve."""
-        self._thread.start()
+    # -- rounds -------------------------------------------------------------------------------------------
 
-    def wake(self) -> None:
-        """Have ``pull`` called soon."""
-        if self._asleep:
-            self._asleep = False
-            with contextlib.suppress(OSError):
-                self._waker.send(b"\0")
+    def watch(self, descriptor: int, callback: Callable[[int], object]) -> None:
+        """Have this called, with selector events, when the descriptor can be read."""
+        self._selector.register(descriptor, selectors.EVENT_READ, callback)
 
-    @property
-    def inside(self) -> bool:
-        """Whether the calling thread is the one that serves."""
-        return threading.current_thread() is self._thread
-
-    @property
-    def refused(self) -> Counter[str]:
-        """Peers that were turned away because they have no key, by what was wrong."""
-        return Counter() if self._router is None else self._router.refused
-
-    def stop(self, timeout: float) -> bool:
-        """End. Returns whether the thread has ended."""
-        self._stopping = True
-        with contextlib.suppress(OSError):
-            self._waker.send(b"\0")
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
-
-    # -- the thread -----------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        try:
-            while not self._stopping:
-                try:
-                    self._round()
-                except Exception:  # noqa: BLE001  the other messages must go on
-                    sys.excepthook(*sys.exc_info())
-        finally:
-            self._close()
-
-    def _round(self) -> None:
-        self._asleep = True
-        self._pull()
+    def prepare(self) -> float:
+        """Do what is due. Returns the seconds until something is due again."""
         due = self.interchange.tick()
         if self._router is not None:
             due = self._serve_router(self._router, due)
-        ready = self._selector.select(max(0.0, due - time.monotonic()))
-        self._asleep = False
+        return max(0.0, due - time.monotonic())
+
+    def wait(self, seconds: float) -> Ready:
+        """Wait for so long until something has come. Returns it for :meth:`serve`."""
+        return self._selector.select(seconds)
+
+    def serve(self, ready: Ready) -> None:
+        """Take what has come."""
         for key, mask in ready:
             key.data(mask)
 
@@ -157,11 +128,6 @@ class Server:
 
     def _from_router(self, address: bytes, frames: list[bytes]) -> None:
         self.interchange.from_manager(_TCP + address, frames)
-
-    def _woken(self, mask: int) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._wakeup.recv(4096):
-                pass
 
     def _accept(self, mask: int) -> None:
         assert self._listener is not None
@@ -199,7 +165,7 @@ class Server:
         self.interchange.hung_up(address)
 
     def send(self, address: bytes, frames: list[Frame]) -> None:
-        """Send to a manager. In the thread that serves only."""
+        """Send to a manager."""
         if address[:1] == _TCP:
             if self._router is not None and not self._router.send(address[1:], frames):
                 self.interchange.disconnected(address)
@@ -215,12 +181,13 @@ class Server:
         else:
             self.send(address, frames)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Send what is left, for half a second at most, and hang up."""
         for peer in self._peers.values():
             peer.drain()
         self._peers.clear()
         self._selector.close()
-        for end in (self._wakeup, self._waker, self._listener, self._router):
+        for end in (self._listener, self._router):
             if end is not None:
                 end.close()
         shutil.rmtree(self._directory, ignore_errors=True)

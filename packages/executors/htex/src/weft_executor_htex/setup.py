@@ -1,4 +1,6 @@
-"""What a manager is told when it starts: through its standard input, so that no key stands in a command."""
+"""What a manager and an interchange are told when they start: through their standard input, so that no key
+stands in a command.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-__all__ = ["Endpoint", "Keys", "ManagerSetup", "boot_id"]
+__all__ = ["Endpoint", "InterchangeSetup", "Keys", "ManagerAccess", "ManagerSetup", "boot_id"]
 
 
 class Keys(NamedTuple):
@@ -37,22 +39,40 @@ class Endpoint(msgspec.Struct, frozen=True):
     boot_id: str | None = None
 
 
+class ManagerAccess(msgspec.Struct, frozen=True):
+    """How managers reach the interchange: where it listens, and the keys that all of them have."""
+
+    endpoints: list[Endpoint]
+    public_key: bytes = b""
+    secret_key: bytes = b""
+
+
+class InterchangeSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """How an interchange is to work. See :class:`HighThroughputExecutor` for what is said there, too.
+
+    directory: what it listens in, which is the client's; None for one of its own.
+    """
+
+    heartbeat_period: float
+    heartbeat_threshold: float
+    prefetch: int = 0
+    address: str | None = None
+    directory: str | None = None
+
+
 class ManagerSetup(msgspec.Struct, frozen=True):
-    """How a manager is to work. ``public_key``, ``secret_key``: those of all managers of the
-    run, where they need some.
+    """How a manager is to work.
 
     workers: None for as many as the node has processors. gpus: those of the node. walltime: seconds that the
     block has. heartbeat_threshold: seconds without a sign of the
     interchange after which it ends. path: where modules are looked up, behind what the node has.
     """
 
-    endpoints: Sequence[Endpoint]
+    access: ManagerAccess
     block: str
     workers: int | None
     heartbeat_threshold: float
     path: Sequence[str]
-    public_key: bytes = b""
-    secret_key: bytes = b""
     gpus: int = 0
     walltime: float | None = None
     preload: Sequence[str] = ()
