@@ -76,6 +76,8 @@ def test_other_threads_do_not_touch_handlers() -> None:
     assert failures == []
 
 
+# One that strikes while an object is finalised is reported so, and goes no further.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupts_at_any_point_of_a_submission_lose_no_other_call(site: Any, recorder: Any) -> None:
     """Ctrl-C strikes 300 times while calls are submitted one by one; those submitted before all end well."""
     here = site()
