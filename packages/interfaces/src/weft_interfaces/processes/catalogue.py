@@ -36,7 +36,7 @@ class FunctionRecord:
 class OptionsRecord:
     """Options of calls, under a number, and what is read of them for every call."""
 
-    __slots__ = ("arguments", "number", "options", "priority", "slots", "timeout")
+    __slots__ = ("arguments", "memory", "number", "options", "priority", "slots", "timeout")
 
     def __init__(self, number: int, options: CallOptions) -> None:
         self.number = number
@@ -44,6 +44,7 @@ class OptionsRecord:
         self.priority = options.priority
         self.slots = options.resources.slots
         self.timeout = options.timeout
+        self.memory = None if options.resources.memory is None else int(options.resources.memory)
         self.arguments = f"the arguments of task {options.name!r}"
 
 

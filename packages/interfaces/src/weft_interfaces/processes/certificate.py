@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 from ..errors import DeathCertificate
+from ..units import format_bytes
 
-__all__ = ["OomCounter", "certify", "tail_of", "tail_of_file"]
+__all__ = ["OomCounter", "certify", "certify_excess", "tail_of", "tail_of_file"]
 
 _TAIL = 8192
 
@@ -51,6 +52,20 @@ def certify(
         signal=signal,
         out_of_memory=signal == 9 and oom.changed(),
         reason=reason,
+        stderr_tail=stderr_tail,
+        time=time.time(),
+    )
+
+
+def certify_excess(pid: int, used: int, limit: int, stderr_tail: str) -> DeathCertificate:
+    """The certificate of a worker that is killed because its call uses more bytes than it asked for."""
+    return DeathCertificate(
+        kind="worker",
+        host=socket.gethostname(),
+        pid=pid,
+        signal=9,
+        out_of_memory=True,
+        reason=f"it used {format_bytes(used)}, its task asked for memory={format_bytes(limit)}",
         stderr_tail=stderr_tail,
         time=time.time(),
     )

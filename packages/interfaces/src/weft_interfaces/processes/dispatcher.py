@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
 
-from ..errors import TaskTimeoutError
+from ..errors import TaskTimeoutError, WorkerLostError
 from ..executor import Load
 from ..units import format_seconds
 from .backlog import Backlog
@@ -22,13 +22,15 @@ from .worker_link import WorkerLink
 __all__ = ["Dispatcher"]
 
 _STALL = 0.02  # seconds without a report after which calls sent ahead are taken back
+_WATCH = 0.1  # seconds between looks at the memory of calls that asked for some
 _SMOOTHING = 0.2  # weight of the latest call in the mean duration of its function
 
 
 class Dispatcher:
     """Calls, and the workers that they are for. Every method is called under the lock of the staff.
 
-    check_at: when :meth:`check` is to be called, in seconds of :func:`time.monotonic`.
+    check_at: when :meth:`check` is to be called, in seconds of :func:`time.monotonic`; so does ``watch_at``
+    say when the memory of the :meth:`watched` is to be looked at.
     unconfirmed: the begun calls whose workers were killed for them, until their outcome has been reported.
     """
 
@@ -44,6 +46,7 @@ class Dispatcher:
         self.entries: dict[int, Entry] = {}
         self.links: dict[int, WorkerLink] = {}
         self.check_at = math.inf
+        self.watch_at = math.inf
         self.unconfirmed: set[int] = set()
         self._slots = slots
         self._free = slots
@@ -209,8 +212,14 @@ class Dispatcher:
     def _next_check(self, link: WorkerLink) -> float:
         """When to look after this worker, if it does not report before."""
         stall = link.since + _STALL if len(link.in_flight) > 1 else math.inf
-        timeout = link.in_flight[0].options.timeout if link.in_flight and not link.killed else None
-        return stall if timeout is None else min(stall, link.since + timeout)
+        if not link.in_flight or link.killed:
+            return stall
+        options = link.in_flight[0].options
+        if options.memory is not None:
+            if self.watch_at == math.inf:
+                self.watch_at = time.monotonic() + _WATCH
+            stall = min(stall, self.watch_at)
+        return stall if options.timeout is None else min(stall, link.since + options.timeout)
 
     def _check_timeout(self, link: WorkerLink, entry: Entry, now: float) -> None:
         timeout = entry.options.timeout
@@ -219,3 +228,24 @@ class Dispatcher:
         name = entry.options.options.name
         message = f"task {name!r} ran longer than its timeout of {format_seconds(timeout)} and was stopped"
         self._stop(entry, TaskTimeoutError(message, timeout))
+
+    # -- memory -------------------------------------------------------------------------------------------
+
+    def watched(self, pause: float) -> list[tuple[int, Entry, int]]:
+        """The calls that asked for memory and may have begun, each with the process of its worker, and how
+        much they asked for. To be asked again after ``pause`` seconds at the soonest.
+        """
+        found = []
+        for link in self.links.values():
+            if link.in_flight and link.pid is not None and not link.killed:
+                entry = link.in_flight[0]
+                if entry.options.memory is not None:
+                    found.append((link.pid, entry, entry.options.memory))
+        self.watch_at = time.monotonic() + max(pause, _WATCH) if found else math.inf
+        self.check_at = min(self.check_at, self.watch_at)
+        return found
+
+    def stop_for_memory(self, entry: Entry, error: WorkerLostError) -> None:
+        """Kill its worker, if it still runs this call."""
+        if entry.id in self.entries and entry.verdict is None and entry.worker is not None:
+            self._stop(entry, error)

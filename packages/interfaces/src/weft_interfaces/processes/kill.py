@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 
-__all__ = ["kill_group", "kill_tree"]
+__all__ = ["kill_group", "kill_tree", "processes"]
 
 
 def kill_group(pid: int) -> None:
@@ -31,7 +31,7 @@ def kill_tree(pid: int) -> None:
 
 def _descendants(pid: int) -> Iterator[int]:
     children: dict[int, list[int]] = {}
-    for child, parent in _processes():
+    for child, parent, _ in processes():
         children.setdefault(parent, []).append(child)
     waiting = [pid]
     while waiting:
@@ -40,8 +40,8 @@ def _descendants(pid: int) -> Iterator[int]:
         waiting.extend(found)
 
 
-def _processes() -> Iterator[tuple[int, int]]:
-    """Process ids and those of their parents; nothing where there is no /proc."""
+def processes() -> Iterator[tuple[int, int, int]]:
+    """Process ids, those of their parents, and of their groups; nothing where there is no /proc."""
     try:
         names = os.listdir("/proc")
     except OSError:
@@ -53,4 +53,5 @@ def _processes() -> Iterator[tuple[int, int]]:
                 open(f"/proc/{name}/stat", "rb") as file,
             ):
                 # The command, in brackets, may hold anything.
-                yield int(name), int(file.read().rpartition(b")")[2].split()[1])
+                _, parent, group, *_ = file.read().rpartition(b")")[2].split(maxsplit=3)
+                yield int(name), int(parent), int(group)

@@ -17,6 +17,8 @@ class WorkerSettings:
     environments: variables of each worker's environment, by its seat; a call that changes them changes them
     for itself. affinities: processors that each worker may use, by its seat; an empty one is not bound. A
     replacement takes the seat of the worker that died, from 0 to ``count`` - 1.
+    ends_at: when all of them end, in seconds since the epoch, for :meth:`WorkerContext.remaining`; None if it
+    is not known.
     """
 
     count: int
@@ -24,3 +26,4 @@ class WorkerSettings:
     preload: Sequence[str] = ()
     environments: Sequence[Mapping[str, str]] = field(default=())
     affinities: Sequence[Sequence[int]] = field(default=())
+    ends_at: float | None = None

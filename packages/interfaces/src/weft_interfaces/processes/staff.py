@@ -33,12 +33,13 @@ from ..executor import Load
 from ..lock import HotLock
 from . import frames
 from .catalogue import Entry
-from .certificate import OomCounter, certify, tail_of_file
+from .certificate import OomCounter, certify, certify_excess, tail_of_file
 from .dispatcher import Dispatcher
 from .kill import kill_group
 from .notices import ENDED, STARTED, Notice
 from .settings import WorkerSettings
 from .template_process import TemplateProcess
+from .usage import memory_of, process_trees
 from .worker_link import WorkerLink
 
 __all__ = ["Ending", "Staff"]
@@ -46,6 +47,7 @@ __all__ = ["Ending", "Staff"]
 _CONFIRM = 2.0  # seconds that ``cancel`` waits for the death of a worker
 _STILLBORN = 5  # workers in a row that may die before they are up
 _LONGEST_SLEEP = 3600.0  # selectors take no infinity
+_WATCH_SHARE = 0.05  # of the time that looks at the memory of calls may take
 _RETRY = 0.5  # seconds until workers that could not be started are tried again
 _NOTES = (frames.READY, frames.DROPPED)  # reports that are not of calls
 _BOTH = selectors.EVENT_READ | selectors.EVENT_WRITE
@@ -90,6 +92,7 @@ class Staff:
         self._links = self._dispatcher.links
         self._numbers = itertools.count(1)
         self._oom = OomCounter()
+        self._watch_pause = 0.0
         self._closing = False
         self._stopping = False
         self._cleared = False
@@ -213,6 +216,8 @@ class Staff:
 
     def _check(self) -> None:
         endings: list[Ending] = []
+        if time.monotonic() >= self._dispatcher.watch_at:
+            self._watch_memory()
         with self._lock:
             self._dispatcher.check()
             if time.monotonic() >= self._retry_at:
@@ -222,6 +227,25 @@ class Staff:
         for link in [link for link in self._links.values() if link.mourned_at < time.monotonic()]:
             link.kill()
             self._bury(link, None, "its template process does not say how it ended")
+
+    def _watch_memory(self) -> None:
+        """Stop calls that use more memory than they asked for."""
+        with self._lock:
+            watched = self._dispatcher.watched(self._watch_pause)
+        if not watched:
+            return
+        begun = time.monotonic()
+        trees = process_trees({pid for pid, _, _ in watched})
+        for pid, entry, limit in watched:
+            used = memory_of(trees[pid], limit)
+            if used:
+                options = entry.options.options
+                tail = "" if options.stderr is None else tail_of_file(options.stderr)
+                certificate = certify_excess(pid, used, limit, tail)
+                message = f"task {options.name!r} used more memory than it asked for, and was stopped"
+                with self._lock:
+                    self._dispatcher.stop_for_memory(entry, WorkerLostError(message, [certificate]))
+        self._watch_pause = (time.monotonic() - begun) / _WATCH_SHARE
 
     def _await_room(self, link: WorkerLink) -> None:
         self._selector.modify(link.connection, _BOTH, partial(self._read_reports, link))

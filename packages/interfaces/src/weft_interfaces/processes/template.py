@@ -147,7 +147,8 @@ class Template:
                     # Whole lines, also with PYTHONUNBUFFERED: pieces of lines would mix with other workers'.
                     stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
             self._take_seat(seat)
-            Worker(socket.socket(fileno=connection), tokens, self._serializer).run()
+            own = socket.socket(fileno=connection)
+            Worker(own, tokens, self._serializer, self._settings.ends_at).run()
             code = 0
         except KeyboardInterrupt:
             code = 130

@@ -29,9 +29,18 @@ __all__ = ["Worker", "handles_streams"]
 
 
 class Worker:
-    """One worker process. ``tokens`` is the reading end of the pipe, and does not block."""
+    """One worker process. ``tokens`` is the reading end of the pipe, and does not block.
 
-    def __init__(self, connection: socket.socket, tokens: int, serializer: PickleSerializer) -> None:
+    ends_at: when it ends, in seconds since the epoch, if that is known.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        tokens: int,
+        serializer: PickleSerializer,
+        ends_at: float | None = None,
+    ) -> None:
         self._connection = connection
         self._tokens = tokens
         self._serializer = serializer
@@ -41,6 +50,7 @@ class Worker:
         self._options: dict[int, CallOptions] = {}
         self._surroundings = Surroundings()
         self._pid = os.getpid()
+        self._end = None if ends_at is None else time.monotonic() + ends_at - time.time()
 
     def run(self) -> None:
         """Run calls until the client has closed the connection."""
@@ -78,8 +88,7 @@ class Worker:
         try:
             call = self._unpack(call_id, function, options, arguments)
             self._context.call = call
-            if options.timeout is not None:
-                self._context.deadline = time.monotonic() + options.timeout
+            self._context.deadline = self._deadline(options.timeout)
             value = self._call(call)
             self._leave_if_forked()
             kind, payload = (
@@ -94,6 +103,12 @@ class Worker:
         flush()
         self._surroundings.restore()
         self._report(kind, payload, time.perf_counter() - begun)
+
+    def _deadline(self, timeout: float | None) -> float | None:
+        if timeout is None:
+            return self._end
+        deadline = time.monotonic() + timeout
+        return deadline if self._end is None else min(deadline, self._end)
 
     def _call(self, call: Call) -> Any:
         options = call.options
