@@ -319,6 +319,7 @@ def test_the_setup_survives_its_journey() -> None:
         heartbeat_threshold=1.0,
         path=["x"],
         preload=["y"],
+        user_path=["z"],
     )
     assert ManagerSetup.load(setup.dump()) == setup
     with pytest.raises(msgspec.DecodeError):

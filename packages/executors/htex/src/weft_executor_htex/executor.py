@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from weft_interfaces import (
     BaseExecutor,
@@ -39,7 +40,8 @@ from .client import Client
 from .interrupt import Uninterrupted
 from .messages import Drain, EndBlock, InterchangeState, Message, Stop
 from .placement import InterchangeThread, Placement
-from .setup import InterchangeSetup, ManagerSetup
+from .seats import check_accelerators, check_affinity, share_of_accelerators
+from .setup import InterchangeSetup, ManagerSetup, user_path
 
 __all__ = ["HighThroughputExecutor"]
 
@@ -57,6 +59,11 @@ class HighThroughputExecutor(BaseExecutor):
     address: where managers on other machines reach this one, a name or an IP address; None is for blocks of
     this machine alone. Traffic that leaves the machine is encrypted, and both ends authenticate each other.
     preload: modules that workers have imported before they get calls.
+    accelerators: how many devices each node has, or their names; each worker gets its part of them for itself
+    (``CUDA_VISIBLE_DEVICES`` and the like), and there are as many workers as accelerators unless said. A name
+    that is repeated is shared. Only with them are there workers for tasks that ask for ``gpus``.
+    affinity: which processors each worker is bound to: neighbouring ones ("block", and from the other end
+    "block-reverse"), every n-th ("alternating"), or a text such as ``"0-3,8"`` for each worker.
     """
 
     in_blocks = True
@@ -72,6 +79,8 @@ class HighThroughputExecutor(BaseExecutor):
         heartbeat_threshold: float | str = 30.0,
         address: str | None = None,
         preload: Sequence[str] = (),
+        accelerators: int | Sequence[str] | None = None,
+        affinity: Literal["none", "block", "block-reverse", "alternating"] | Sequence[str] = "none",
     ) -> None:
         super().__init__(label)
         of = f"of executor {label!r}"
@@ -91,6 +100,14 @@ class HighThroughputExecutor(BaseExecutor):
             )
         self._address = address
         self._preload = list(preload)
+        gpus = blocks.gpus if blocks is not None else None
+        self._accelerators = check_accelerators(accelerators, self._workers, gpus, of)
+        if self._accelerators is not None and self._workers is None:
+            self._workers = (
+                self._accelerators if isinstance(self._accelerators, int) else len(self._accelerators)
+            )
+        self._gpus_each = share_of_accelerators(self._accelerators, self._workers)
+        self._affinity = check_affinity(affinity, self._workers, of)
         self._blocks = blocks or Blocks(provider=_local_provider())
         self._lifecycle = threading.Lock()
         self._session: _Session | None = None
@@ -135,10 +152,15 @@ class HighThroughputExecutor(BaseExecutor):
         blocks = self._blocks
         if resources.nodes > 1:
             return f"executor {self.label!r} runs tasks of one node, this one asks for {resources.nodes}"
-        if resources.gpus > (blocks.gpus or 0):
+        if resources.gpus and self._accelerators is None:
             return (
-                f"blocks of executor {self.label!r} have {blocks.gpus or 0} gpus a node, the task asks for "
-                f"{resources.gpus:g}"
+                f"workers of executor {self.label!r} have no accelerators, the task asks for "
+                f"gpus={resources.gpus:g}: set accelerators="
+            )
+        if resources.gpus > self._gpus_each:
+            return (
+                f"each worker of executor {self.label!r} has {self._gpus_each:g} of the accelerators, the "
+                f"task asks for gpus={resources.gpus:g}: set workers_per_node= so that each has more"
             )
         memory = blocks.shape.memory
         if memory is not None and int(resources.memory or 0) > memory:
@@ -174,15 +196,21 @@ class HighThroughputExecutor(BaseExecutor):
         session = self._running_session()
         session.client.hope()
         shape = self._blocks.shape
+        path = [os.path.abspath(entry) for entry in sys.path]
         setup = ManagerSetup(
             access=session.placement.access,
             block=block_id,
             workers=self._workers,
-            gpus=shape.gpus or 0,
+            gpus=int(self._gpus_each * (self._workers or 0) + 0.5),
             walltime=shape.walltime,
             heartbeat_threshold=self._threshold,
-            path=[entry for entry in sys.path if entry],
+            path=path,
             preload=self._preload,
+            user_path=user_path(path),
+            accelerators=self._accelerators or 0,
+            affinity=self._affinity,
+            environment={"WEFT_EXECUTOR": self.label, "WEFT_RUN_ID": session.run_id},
+            directory=os.getcwd(),
         )
         return BlockCommand((sys.executable, "-m", f"{__package__}.manager"), setup.dump())
 
@@ -246,6 +274,7 @@ class _Session:
 
         self._label = executor.label
         self._context = context
+        self.run_id = context.run_id
         self._refusal = weakref.WeakMethod(executor.refusal)
         serializer = PickleSerializer(cloudpickle.Pickler)
         self._catalogue = Catalogue(serializer, self._refuse)

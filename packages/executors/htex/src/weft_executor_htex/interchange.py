@@ -170,7 +170,11 @@ class Interchange:
         elif type(message) is Returned:
             self._take_back(manager, message.ids)
         elif type(message) is Leave:
-            self._lose(manager, message.reason)
+            reason = message.reason
+            end = EndBlock(manager.info.block, None, reason, None, "") if message.over else None
+            self._lose(manager, reason, end)
+        elif type(message) is Drain:
+            manager.draining = True
         elif type(message) is not Heartbeat:
             self.malformed[f"{type(message).__name__} from a manager"] += 1
         self._dispatch()

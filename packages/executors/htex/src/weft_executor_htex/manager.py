@@ -26,7 +26,6 @@ from weft_interfaces.processes import (
     FunctionRecord,
     OptionsRecord,
     Staff,
-    WorkerSettings,
     available_cpus,
     pack_error,
 )
@@ -55,7 +54,9 @@ from .messages import (
     decode,
     encode,
 )
+from .seats import SeatError, seat_settings
 from .setup import Endpoint, ManagerSetup, boot_id
+from .walltime import Walltime
 
 __all__ = ["ManagerProcess", "main"]
 
@@ -69,8 +70,11 @@ class ManagerProcess:
 
     def __init__(self, setup: ManagerSetup) -> None:
         self._setup = setup
-        self._link = connect(_choose(setup.access.endpoints), setup)
         self._slots = setup.workers or available_cpus()
+        self._host = socket.gethostname()
+        self._walltime = Walltime(setup.walltime, os.environ)
+        settings = seat_settings(setup, self._slots, self._host, self._walltime.ends_at)
+        self._link = connect(_choose(setup.access.endpoints), setup)
         self._serializer = PickleSerializer()
         self._functions: dict[int, FunctionRecord] = {}
         self._options: dict[int, OptionsRecord] = {}
@@ -82,13 +86,9 @@ class ManagerProcess:
         self._threshold = setup.heartbeat_threshold
         self._next_beat = time.monotonic() + self._period
         self._accepted = False
-        self._draining = False
+        self._draining = ""  # why, once it is
+        self._over = False
         self._reason: str | None = None
-        self._host = socket.gethostname()
-        self._ends_at = None if setup.walltime is None else time.time() + setup.walltime
-        settings = WorkerSettings(
-            count=self._slots, pickler="cloudpickle:Pickler", preload=list(setup.preload)
-        )
         self._staff = Staff(
             "manager", settings, self._endings.extend, _ignore, handing=self._hand, thread=False
         )
@@ -102,12 +102,15 @@ class ManagerProcess:
             self._staff.serve(self._link.fileno(), self._pump)
         finally:
             if self._reason is not None:
-                self._send(Leave(self._reason))
+                self._send(Leave(self._reason, self._over))
             self._link.close()
         return self._reason or "an error"
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         self._reason = f"it was ended by {signal.Signals(number).name}"
+        if time.time() >= self._walltime.drains_at:
+            self._reason += f", and {self._walltime} was almost over"
+            self._over = True
 
     def _registration(self) -> Register:
         return Register(
@@ -119,7 +122,7 @@ class ManagerProcess:
             self._slots,
             _memory(),
             self._setup.gpus,
-            self._ends_at,
+            self._walltime.ends_at,
         )
 
     # -- the loop -------------------------------------------------------------------------------------------
@@ -132,17 +135,35 @@ class ManagerProcess:
         elif now >= self._next_beat:
             self._next_beat = now + self._period
             self._send(Heartbeat() if self._accepted else self._registration())
+        due = self._watch_walltime()
         if self._handed and now >= self._say_at:
             self._say_begun()
         self._flush()
         self._receive_all()  # the last thing: sending may hide from the descriptor that something has come
         if self._draining and not any(self._staff.load()[:2]):
             self._flush()
-            self._reason = "it was drained"
+            self._reason = self._draining
         if self._reason is not None:
             return None
-        due = min(self._next_beat, self._heard_at + self._threshold)
+        due = min(due, self._next_beat, self._heard_at + self._threshold)
         return min(due, self._say_at) if self._handed else due
+
+    def _watch_walltime(self) -> float:
+        """Take no more calls when the block is almost over, and end with it. Returns when to look again."""
+        if self._reason is not None:
+            return math.inf
+        drains_in, ends_in = self._walltime.left()
+        if ends_in <= 0:
+            self._reason, self._over = f"{self._walltime} is over", True
+        elif drains_in <= 0 and self._accepted and not self._draining:
+            self._send(Drain([self._setup.block]))
+            self._drain(f"{self._walltime} is almost over")
+        pending = self._accepted and not self._draining
+        return time.monotonic() + (min(drains_in, ends_in) if pending else ends_in)
+
+    def _drain(self, reason: str) -> None:
+        self._draining = reason
+        self._send(Returned(self._staff.take_back_waiting()))
 
     def _receive_all(self) -> None:
         while messages := self._link.receive():
@@ -170,8 +191,7 @@ class ManagerProcess:
             self._functions.clear()
             self._options.clear()
         elif type(message) is Drain:
-            self._draining = True
-            self._send(Returned(self._staff.take_back_waiting()))
+            self._drain("it was drained")
         elif type(message) is Refused:
             print(f"weft manager: refused: {message.reason}", file=sys.stderr)
             self._reason = f"refused: {message.reason}"
@@ -179,6 +199,9 @@ class ManagerProcess:
             self._reason = message.reason
 
     def _take(self, tasks: Tasks, payloads: Sequence[bytes]) -> None:
+        if self._draining:  # they were on their way when it began to
+            self._send(Returned([call_id for group in tasks.groups for call_id in group.ids]))
+            return
         waiting = deque(payloads)
         for number in tasks.functions:
             self._functions[number] = FunctionRecord(number, waiting.popleft())
@@ -268,8 +291,18 @@ def main() -> int:
     except msgspec.MsgspecError as error:
         print(f"weft manager: no setup on the standard input: {error}", file=sys.stderr)
         return 2
-    sys.path += [folder for folder in setup.path if folder not in sys.path]
-    process = ManagerProcess(setup)
+    own = [folder for folder in sys.path if folder not in setup.user_path]
+    sys.path[:] = [*setup.user_path, *own, *(folder for folder in setup.path if folder not in own)]
+    if setup.directory:
+        try:
+            os.chdir(setup.directory)
+        except OSError as error:
+            print(f"weft manager: calls run in {os.getcwd()}: {error}", file=sys.stderr)
+    try:
+        process = ManagerProcess(setup)
+    except SeatError as error:
+        print(f"weft manager: {error}", file=sys.stderr)
+        return 2
     reason = process.run()
     print(f"weft manager: ended: {reason}", file=sys.stderr)
     return 0

@@ -10,7 +10,7 @@ one frame: the pieces one after the other, with their sizes in the header.
     interchange to client     Results, Begun, Returned, Lost, ManagerUp, ManagerGone
     the same, on a stream     Ready, Heard, InterchangeState
     interchange to manager    Accepted, Refused, Tasks, Forget, Cancel, Drain, Heartbeat, Stop
-    manager to interchange    Register, Begun, Results, Heartbeat, Leave
+    manager to interchange    Register, Begun, Results, Returned, Drain, Heartbeat, Leave
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class GiveBack(_Message, frozen=True):
 
 
 class Drain(_Message, frozen=True):
-    """These blocks (to a manager: it) get no new calls, and give back what they have not begun."""
+    """These blocks (to and from a manager: it) get no new calls, and give back what they have not begun."""
 
     blocks: list[str]
 
@@ -298,9 +298,10 @@ class Heartbeat(_Message, frozen=True):
 
 
 class Leave(_Message, frozen=True):
-    """The manager ends, for this reason; it has nothing left."""
+    """The manager ends, for this reason; it has nothing left. ``over``: so does its block."""
 
     reason: str
+    over: bool = False
 
 
 Message: TypeAlias = (

@@ -4,13 +4,24 @@ stands in a command.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-__all__ = ["Endpoint", "InterchangeSetup", "Keys", "ManagerAccess", "ManagerSetup", "boot_id"]
+__all__ = [
+    "Endpoint",
+    "InterchangeSetup",
+    "Keys",
+    "ManagerAccess",
+    "ManagerSetup",
+    "boot_id",
+    "user_path",
+]
 
 
 class Keys(NamedTuple):
@@ -65,7 +76,10 @@ class ManagerSetup(msgspec.Struct, frozen=True):
 
     workers: None for as many as the node has processors. gpus: those of the node. walltime: seconds that the
     block has. heartbeat_threshold: seconds without a sign of the
-    interchange after which it ends. path: where modules are looked up, behind what the node has.
+    interchange after which it ends. path: where modules are looked up, behind what the node has; before it,
+    those of ``user_path``, which is the user's own part of it.
+    accelerators, affinity: see :mod:`.seats`. environment: of all workers. directory: where calls run, if the
+    node has it.
     """
 
     access: ManagerAccess
@@ -76,6 +90,11 @@ class ManagerSetup(msgspec.Struct, frozen=True):
     gpus: int = 0
     walltime: float | None = None
     preload: Sequence[str] = ()
+    user_path: Sequence[str] = ()
+    accelerators: int | Sequence[str] = 0
+    affinity: str | Sequence[str] = "none"
+    environment: Mapping[str, str] = {}
+    directory: str = ""
 
     def dump(self) -> bytes:
         """As bytes, for :meth:`load`."""
@@ -95,3 +114,12 @@ def boot_id() -> str:
         import uuid
 
         return f"{uuid.getnode():x}"
+
+
+def user_path(path: Sequence[str]) -> list[str]:
+    """What stands in ``path`` before Python's own folders: the script's, and those of PYTHONPATH."""
+    library = os.path.dirname(os.__file__)
+    archive = "python{}{}.zip".format(*sys.version_info)
+    return list(
+        itertools.takewhile(lambda entry: entry != library and os.path.basename(entry) != archive, path)
+    )
