@@ -27,6 +27,7 @@ def problems_of(text: str, folder: Path) -> weft.ConfigError:
 
 
 THREADS = '[[executors]]\ntype = "threads"\n'
+HTEX = '[[executors]]\ntype = "htex"\n'
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,32 @@ THREADS = '[[executors]]\ntype = "threads"\n'
         (THREADS + "label = 3", "executors[0].label", ["3 is not a text"]),
         (THREADS + THREADS, "executors[1].label", ["'threads' is the label of executors[0] too"]),
         (THREADS + "label = 'a'\n" + THREADS + "label = 'a'", "executors[1].label", ["'a' is the label of"]),
+        (HTEX + "accelerators = 0", "executors[0].accelerators", ["0 is neither their number on each node"]),
+        (
+            HTEX + "accelerators = 'two'",
+            "executors[0].accelerators",
+            ["the text 'two' is not a whole number or a list of texts or whole numbers"],
+        ),
+        (
+            HTEX + "accelerators = 2\nworkers_per_node = 4",
+            "executors[0].accelerators",
+            ["4 workers cannot have 2 accelerators; set workers_per_node=2"],
+        ),
+        (HTEX + "accelerater = 2", "executors[0].accelerater", ["did you mean 'accelerators'?"]),
+        (
+            HTEX + "affinity = 'blok'",
+            "executors[0].affinity",
+            [
+                "the text 'blok' is not one of 'none', 'block', 'block-reverse', 'alternating' or a list of texts"
+            ],
+        ),
+        (HTEX + "affinity = [[0, 1]]", "executors[0].affinity", ["or a list of texts"]),
+        (
+            HTEX + "affinity = ['0-x']\nworkers_per_node = 1",
+            "executors[0].affinity",
+            ["'0-x' is no list of processors"],
+        ),
+        (HTEX + "preload = 'numpy'", "executors[0].preload", ["the text 'numpy' is not a list of texts"]),
         ("a = [", "", ["is not TOML"]),
         ("a = 1\na = 2", "", ["is not TOML"]),
     ],
@@ -84,6 +111,21 @@ def test_what_is_wrong_is_named_with_its_key(
     assert error.key == key
     for fragment in fragments:
         assert fragment in str(error)
+
+
+def test_settings_of_the_workers_of_the_pilot_executor(tmp_path: Path) -> None:
+    file = tmp_path / "site.toml"
+    file.write_text(
+        HTEX
+        + "label = 'a'\naccelerators = [0, 'GPU-1']\naffinity = ['0-3', '4,5']\npreload = ['numpy']\n"
+        + "workers_per_node = 2\n"
+        + HTEX
+        + "label = 'b'\naccelerators = 4\naffinity = 'block-reverse'\nworkers_per_node = 2\n"
+    )
+    named, counted = read_config(file).make_executors()
+    assert [executor.load().max_slots for executor in (named, counted)] == [2, 2]
+    assert "has 1 of the accelerators" in str(named.refusal(weft.Resources(gpus=2)))
+    assert counted.refusal(weft.Resources(gpus=2)) is None
 
 
 def test_all_problems_are_in_one_error(tmp_path: Path) -> None:

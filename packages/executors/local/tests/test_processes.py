@@ -603,6 +603,25 @@ def test_out_of_memory_is_certified(monkeypatch: Any, tmp_path: Path) -> None:
     assert not certificate.certify(1, 9, counter, "").out_of_memory, "one kill explains one death"
 
 
+def test_a_call_that_uses_more_memory_than_it_asked_for_is_stopped(started: Any, recorder: Any) -> None:
+    """Within a second; a call that asked for more, or for nothing, goes on."""
+
+    def fill(seconds: float) -> int:
+        data = bytearray(b"x") * (150 << 20)
+        time.sleep(seconds)
+        return len(data)
+
+    executor = started(workers=1)
+    assert recorder.value(executor, fill, 0.5) == 150 << 20
+    assert recorder.value(executor, fill, 0.5, memory="400MB") == 150 << 20
+    begun = time.monotonic()
+    error = recorder.error(executor, fill, 1000, memory="100MB")
+    assert time.monotonic() - begun < 1.0
+    assert isinstance(error, WorkerLostError)
+    assert error.certificate.out_of_memory
+    assert "asked for memory=100.0 MB" in error.certificate.reason
+
+
 # -- cancel and timeouts ----------------------------------------------------------------------------------
 
 

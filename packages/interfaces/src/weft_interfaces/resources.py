@@ -15,7 +15,8 @@ class Resources:
     """What one task asks for. All but ``nodes`` and ``ranks`` are per node.
 
     cpus: processor cores; a task with 2 takes two worker slots. Fractions down to 0 are allowed.
-    memory: bytes, or text such as ``"4GB"``; None asks for no particular amount.
+    memory: bytes, or text such as ``"4GB"``; None asks for no particular amount. Executors whose workers are
+    processes stop a task that uses more.
     gpus: accelerators, fractions allowed.
     nodes: whole nodes; more than one is an MPI task, which runs once and is given the host list.
     ranks: MPI ranks over all nodes; as many as nodes unless said.

@@ -246,7 +246,7 @@ def _describe_arm(arm: Any) -> str:
 
 
 def _plural(hint: Any) -> str:
-    return f"{describe(hint).removeprefix('a ')}s"
+    return " or ".join(f"{part.removeprefix('a ')}s" for part in describe(hint).split(" or "))
 
 
 def _shown(value: Any) -> str:

@@ -79,7 +79,7 @@ class HighThroughputExecutor(BaseExecutor):
         heartbeat_threshold: float | str = 30.0,
         address: str | None = None,
         preload: Sequence[str] = (),
-        accelerators: int | Sequence[str] | None = None,
+        accelerators: int | Sequence[str | int] | None = None,
         affinity: Literal["none", "block", "block-reverse", "alternating"] | Sequence[str] = "none",
     ) -> None:
         super().__init__(label)
