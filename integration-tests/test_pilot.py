@@ -75,6 +75,41 @@ def test_several_blocks_come_when_there_is_work(run: Callable[..., Any]) -> None
     assert len(managers) == 2
 
 
+def test_modules_beside_a_script_that_is_run_from_elsewhere(tmp_path: Path) -> None:
+    """By ``weft run``: workers import them, and calls run where the user is."""
+    project, here = tmp_path / "project", tmp_path / "here"
+    project.mkdir()
+    here.mkdir()
+    (project / "beside.py").write_text("import os\n\ndef where(n):\n    return n, __file__, os.getcwd()\n")
+    (project / "script.py").write_text(
+        textwrap.dedent("""
+            import beside
+            import weft
+
+            @weft.task
+            def through(n):
+                return beside.where(n)
+
+            print(*weft.task(beside.where)(1).result(), *through(2).result(), sep="\\n")
+        """)
+    )
+    (project / "site.toml").write_text('[[executors]]\ntype = "htex"\nworkers_per_node = 1\n')
+    argv = [sys.executable, "-m", "weft", "run", "--config", str(project / "site.toml")]
+    done = subprocess.run(
+        [*argv, str(project / "script.py")], cwd=here, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+    module = str(project / "beside.py")
+    assert done.stdout.splitlines() == ["1", module, str(here), "2", module, str(here)]
+
+
+def test_remaining_knows_when_the_block_ends(run: Callable[..., Any]) -> None:
+    with run(executor(walltime=600)):
+        left = weft.task(weft.remaining)().result()
+    assert left is not None
+    assert 500 < left < 600
+
+
 def test_a_lost_manager_costs_no_retry(run: Callable[..., Any], tmp_path: Path) -> None:
     """The task is run again, in the block that replaces the one that was lost; none is forgiven here."""
     with run(retries=0):

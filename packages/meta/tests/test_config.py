@@ -90,7 +90,8 @@ HTEX = '[[executors]]\ntype = "htex"\n'
             HTEX + "affinity = 'blok'",
             "executors[0].affinity",
             [
-                "the text 'blok' is not one of 'none', 'block', 'block-reverse', 'alternating' or a list of texts"
+                "the text 'blok' is not one of 'none', 'block', 'block-reverse', 'alternating'",
+                "or a list of texts",
             ],
         ),
         (HTEX + "affinity = [[0, 1]]", "executors[0].affinity", ["or a list of texts"]),

@@ -172,7 +172,9 @@ class InterchangeMachine(RuleBasedStateMachine):
         self.say(manager, messages.Heartbeat())
 
     @precondition(lambda self: self.managers)
-    @rule(data=st.data(), how=st.sampled_from(["hung up", "disconnected", "block", "leave", "silent"]))
+    @rule(
+        data=st.data(), how=st.sampled_from(["hung up", "disconnected", "block", "leave", "over", "silent"])
+    )
     def lose(self, data: st.DataObject, how: str) -> None:
         manager = self.pick(data)
         del self.managers[manager.address]
@@ -184,6 +186,8 @@ class InterchangeMachine(RuleBasedStateMachine):
             self.client.tell(messages.EndBlock(manager.block, None, "over", 1, ""))
         elif how == "leave":
             self.say(manager, messages.Leave("it was asked to"))
+        elif how == "over":
+            self.say(manager, messages.Leave("its walltime is over", True))
         for _ in range(12):
             self.now += 1.0
             for other in self.managers.values():
@@ -197,11 +201,15 @@ class InterchangeMachine(RuleBasedStateMachine):
             self.results(manager, list(manager.calls))
 
     @precondition(lambda self: self.managers)
-    @rule(data=st.data())
-    def drain(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), by_itself=st.booleans())
+    def drain(self, data: st.DataObject, by_itself: bool) -> None:
         manager = self.pick(data)
-        self.client.tell(messages.Drain([manager.block]))
-        self.pull()
+        if by_itself:  # as its walltime is almost over
+            manager.draining = True
+            self.say(manager, messages.Drain([manager.block]))
+        else:
+            self.client.tell(messages.Drain([manager.block]))
+            self.pull()
         back = [call_id for call_id in manager.calls if data.draw(st.booleans())]
         for call_id in back:
             del manager.calls[call_id]

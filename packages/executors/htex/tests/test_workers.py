@@ -419,26 +419,26 @@ def test_preloaded_modules_are_imported_once_for_all_workers(
 SCRIPT = """
     import os, subprocess, sys, tempfile
     from pathlib import Path
-    import beside
+    import colorsys
 
     def double(n):
-        import beside
-        return beside.double(n), beside.__file__, os.getcwd()
+        import colorsys
+        return colorsys.double(n), colorsys.__file__, os.getcwd()
 
     if __name__ == "__main__":
         from weft_executor_htex import HighThroughputExecutor
         from weft_interfaces import as_pool
         with as_pool(HighThroughputExecutor(workers_per_node=1)) as pool:
-            print(pool.submit(beside.double, 4).result(), *pool.submit(double, 5).result(), sep="\\n")
+            print(pool.submit(colorsys.double, 4).result(), *pool.submit(double, 5).result(), sep="\\n")
 """
 
 
 @pytest.mark.parametrize("how", ["script", "module", "command"])
 def test_modules_beside_the_script_can_be_imported(tmp_path: Path, how: str) -> None:
-    """Also ones that hide a module of another distribution; and calls run in the script's directory."""
+    """Also one that hides a module of Python, or of PYTHONPATH. Calls run where the client is."""
     script = write(tmp_path / "project" / "script.py", SCRIPT)
-    module = write(tmp_path / "project" / "beside.py", "def double(n):\n    return 2 * n\n")
-    hidden = write(tmp_path / "other" / "beside.py", "raise ImportError('the wrong one')\n")
+    module = write(tmp_path / "project" / "colorsys.py", "def double(n):\n    return 2 * n\n")
+    hidden = write(tmp_path / "other" / "colorsys.py", "raise ImportError('the wrong one')\n")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     argv, cwd = {
@@ -522,22 +522,36 @@ def test_the_certificate_has_the_last_words(
 # -- memory -----------------------------------------------------------------------------------------------
 
 
-def fill(megabytes: int, how: str) -> int:
-    """Use memory: here, in a child process, or in one that has been left to itself. And stay."""
-    hold = f"import time; data = bytearray(b'x') * ({megabytes} << 20); time.sleep(1000)"
-    if how == "child":
-        subprocess.run([sys.executable, "-c", hold], check=True)
-    elif how == "orphan":
-        subprocess.run(["sh", "-c", f'{sys.executable} -c "{hold}" &'], check=True)
-        time.sleep(1000)
+HOLD = """
+import time
+def hold(megabytes, seconds, path):
+    with open(path, "w") as file:
+        file.write(repr(time.monotonic()))
     data = bytearray(b"x") * (megabytes << 20)
-    time.sleep(1000 if how == "itself" else 0.5)
+    time.sleep(seconds)
     return len(data)
+"""
 
 
-@pytest.mark.parametrize("how", ["itself", "child", "orphan"])
+def fill(megabytes: int, seconds: float, how: str, path: str) -> Any:
+    """Use memory: here, in a child process, in one with a session of its own, or in one left to itself. When
+    it began to is in the file.
+    """
+    if how == "itself":
+        names: dict[str, Any] = {}
+        exec(HOLD, names)
+        return names["hold"](megabytes, seconds, path)
+    argv = [sys.executable, "-c", f"{HOLD}\nhold({megabytes}, {seconds}, {path!r})"]
+    if how == "orphan":
+        argv = ["sh", "-c", '"$@" &', "sh", *argv]
+    subprocess.run(argv, check=True, start_new_session=how == "session")
+    time.sleep(seconds)
+    return None
+
+
+@pytest.mark.parametrize("how", ["itself", "child", "session", "orphan"])
 def test_a_call_that_uses_more_memory_than_it_asked_for_is_stopped(
-    site: Any, recorder: Any, gate: Gate, how: str
+    site: Any, recorder: Any, gate: Gate, tmp_path: Path, how: str
 ) -> None:
     """Noticed within a second, and others go on; the certificate names both amounts."""
     here = site(workers_per_node=2)
@@ -545,9 +559,9 @@ def test_a_call_that_uses_more_memory_than_it_asked_for_is_stopped(
     neighbour = recorder.call(pass_gate, gate.address, "unharmed")
     here.executor.submit([neighbour])
     gate.wait_begun(PATIENCE)
-    begun = time.monotonic()
-    error = recorder.error(here.executor, fill, 150, how, memory="100MB", name="greedy")
-    assert time.monotonic() - begun < 1.0
+    path = tmp_path / "begun"
+    error = recorder.error(here.executor, fill, 150, 1000, how, str(path), memory="100MB", name="greedy")
+    assert time.monotonic() - float(path.read_text()) < 1.0
     assert isinstance(error, WorkerLostError)
     assert error.certificate is not None
     assert error.certificate.out_of_memory
@@ -565,10 +579,13 @@ def test_a_call_that_uses_more_memory_than_it_asked_for_is_stopped(
 
 
 @pytest.mark.parametrize("memory", [None, "400MB"])
-def test_a_call_within_what_it_asked_for_is_left_alone(site: Any, recorder: Any, memory: str | None) -> None:
+def test_a_call_within_what_it_asked_for_is_left_alone(
+    site: Any, recorder: Any, tmp_path: Path, memory: str | None
+) -> None:
     here = site(workers_per_node=1)
     here.start()
-    assert recorder.value(here.executor, fill, 150, "briefly", memory=memory) == 150 << 20
+    arguments = (150, 0.5, "itself", str(tmp_path / "begun"))
+    assert recorder.value(here.executor, fill, *arguments, memory=memory) == 150 << 20
 
 
 def map_a_file(path: str) -> int:
@@ -587,6 +604,36 @@ def test_mapped_files_are_no_memory_of_the_call(site: Any, recorder: Any, tmp_pa
     here = site(workers_per_node=1)
     here.start()
     assert recorder.value(here.executor, map_a_file, str(path), memory="60MB") == 0
+
+
+def be_killed_for_memory(events: str) -> None:
+    Path(events).write_text("oom 1\noom_kill 1\n")
+    kill_yourself()
+
+
+def test_a_worker_that_the_kernel_kills_for_memory(site: Any, recorder: Any, tmp_path: Path) -> None:
+    """It counts such kills, in a file that stands for that of the cgroup here."""
+    events = tmp_path / "memory.events"
+    events.write_text("oom 0\noom_kill 0\n")
+    code = f"""
+import sys
+from pathlib import Path
+from weft_executor_htex import manager
+from weft_interfaces.processes import certificate
+certificate._candidates = lambda: [Path({str(events)!r})]
+sys.exit(manager.main())
+"""
+    here = site(workers_per_node=1)
+    _, data = here.executor.command("b")
+    here.start(command=([sys.executable, "-c", code], data))
+    error = recorder.error(here.executor, kill_yourself)
+    assert error.certificate is not None
+    assert not error.certificate.out_of_memory
+    begun = time.monotonic()
+    error = recorder.error(here.executor, be_killed_for_memory, str(events))
+    assert time.monotonic() - begun < 1.0
+    assert error.certificate is not None
+    assert error.certificate.out_of_memory
 
 
 # -- the end of the block ---------------------------------------------------------------------------------
