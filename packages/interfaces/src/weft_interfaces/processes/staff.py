@@ -47,7 +47,7 @@ __all__ = ["Ending", "Staff"]
 _CONFIRM = 2.0  # seconds that ``cancel`` waits for the death of a worker
 _STILLBORN = 5  # workers in a row that may die before they are up
 _LONGEST_SLEEP = 3600.0  # selectors take no infinity
-_WATCH_SHARE = 0.05  # of the time that looks at the memory of calls may take
+_WATCH_SHARE = 0.05  # of a processor that looks at the memory of calls may take
 _RETRY = 0.5  # seconds until workers that could not be started are tried again
 _NOTES = (frames.READY, frames.DROPPED)  # reports that are not of calls
 _BOTH = selectors.EVENT_READ | selectors.EVENT_WRITE
@@ -234,7 +234,7 @@ class Staff:
             watched = self._dispatcher.watched(self._watch_pause)
         if not watched:
             return
-        begun = time.monotonic()
+        begun = time.thread_time()  # a busy machine makes it no dearer
         trees = process_trees({pid for pid, _, _ in watched})
         for pid, entry, limit in watched:
             used = memory_of(trees[pid], limit)
@@ -245,7 +245,7 @@ class Staff:
                 message = f"task {options.name!r} used more memory than it asked for, and was stopped"
                 with self._lock:
                     self._dispatcher.stop_for_memory(entry, WorkerLostError(message, [certificate]))
-        self._watch_pause = (time.monotonic() - begun) / _WATCH_SHARE
+        self._watch_pause = (time.thread_time() - begun) / _WATCH_SHARE
 
     def _await_room(self, link: WorkerLink) -> None:
         self._selector.modify(link.connection, _BOTH, partial(self._read_reports, link))
