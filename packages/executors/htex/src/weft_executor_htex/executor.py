@@ -41,6 +41,7 @@ from .interrupt import Uninterrupted
 from .messages import Drain, EndBlock, InterchangeState, Message, Stop
 from .placement import InterchangeThread, Placement
 from .seats import check_accelerators, check_affinity, share_of_accelerators
+from .selector import Selector, find_selector
 from .setup import InterchangeSetup, ManagerSetup, user_path
 
 __all__ = ["HighThroughputExecutor"]
@@ -64,6 +65,8 @@ class HighThroughputExecutor(BaseExecutor):
     that is repeated is shared. Only with them are there workers for tasks that ask for ``gpus``.
     affinity: which processors each worker is bound to: neighbouring ones ("block", and from the other end
     "block-reverse"), every n-th ("alternating"), or a text such as ``"0-3,8"`` for each worker.
+    selector: which manager gets the next calls: ``"least-loaded"``, ``"packed"`` (the busiest that has room,
+    so that idle blocks can be given back), or an object, see :class:`weft_executor_htex.selector.Selector`.
     """
 
     in_blocks = True
@@ -81,6 +84,7 @@ class HighThroughputExecutor(BaseExecutor):
         preload: Sequence[str] = (),
         accelerators: int | Sequence[str | int] | None = None,
         affinity: Literal["none", "block", "block-reverse", "alternating"] | Sequence[str] = "none",
+        selector: str | Selector = "least-loaded",
     ) -> None:
         super().__init__(label)
         of = f"of executor {label!r}"
@@ -108,6 +112,7 @@ class HighThroughputExecutor(BaseExecutor):
             )
         self._gpus_each = share_of_accelerators(self._accelerators, self._workers)
         self._affinity = check_affinity(affinity, self._workers, of)
+        self._selector = find_selector(selector, f"selector {of}")
         self._blocks = blocks or Blocks(provider=_local_provider())
         self._lifecycle = threading.Lock()
         self._session: _Session | None = None
@@ -285,7 +290,9 @@ class _Session:
             prefetch=executor._prefetch,
             address=executor._address,
         )
-        self.placement: Placement = InterchangeThread(executor.label, self.client, setup)
+        self.placement: Placement = InterchangeThread(
+            executor.label, self.client, setup, executor._selector
+        )
         self.placement.start()
         self._ending = threading.Lock()
         self._ended = False

@@ -48,6 +48,7 @@ from .messages import (
 )
 from .queue import Batch, Queue
 from .roster import Manager, Roster
+from .selector import Selector
 
 __all__ = ["Interchange"]
 
@@ -59,7 +60,8 @@ class Interchange:
     frames; so does ``dismiss``, after which nothing more will be sent to that address.
 
     heartbeat_period, heartbeat_threshold: seconds; a manager that was not heard of for so long is lost.
-    prefetch: calls sent ahead for each slot of a manager, however long they take.
+    prefetch: calls sent ahead for each slot of a manager, however long they take. selector: which manager
+    gets the next calls; the least loaded unless said.
     """
 
     def __init__(
@@ -71,10 +73,11 @@ class Interchange:
         heartbeat_period: float,
         heartbeat_threshold: float,
         prefetch: int = 0,
+        selector: Selector | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.malformed: Counter[str] = Counter()
-        self.roster = Roster(prefetch)
+        self.roster = Roster(prefetch, selector)
         self.queue = Queue()
         self._to_client = to_client
         self._to_manager = to_manager
@@ -83,7 +86,8 @@ class Interchange:
         self._threshold = heartbeat_threshold
         self._grace = heartbeat_threshold / 3
         self._clock = clock
-        self._next_beat = -math.inf
+        self._next_beat = clock() + heartbeat_period
+        self._era = 0  # how often the client has told to forget
         self._ended_blocks: dict[str, EndBlock] = {}
         self._draining: set[str] = set()
         self._suspects: dict[bytes, Manager] = {}
@@ -104,9 +108,7 @@ class Interchange:
             self._end_block(message)
         elif type(message) is Forget:
             self.queue.forget()
-            for manager in self.roster:
-                manager.known.clear()
-                self._send(manager, message)
+            self._era += 1  # managers are told with their next calls
         elif type(message) is Stop:
             for manager in list(self.roster):
                 self._send(manager, message)
@@ -118,26 +120,29 @@ class Interchange:
         if queued:
             self._to_client(Returned(queued), ())
             wanted.difference_update(queued)
-        for manager in self.roster:
-            if not wanted:
-                return
-            theirs = wanted & manager.calls.keys()
-            if theirs:
-                wanted -= theirs
-                self._send(manager, Cancel(list(theirs)))
+        given: dict[bytes, list[int]] = {}
+        for call_id in wanted:
+            manager = self.roster.find(call_id)
+            if manager is not None:
+                given.setdefault(manager.address, []).append(call_id)
+        for address, theirs in given.items():
+            self._to_manager(address, encode(Cancel(theirs)))
 
     def _drain(self, blocks: Collection[str]) -> None:
         self._draining.update(blocks)
-        for manager in self.roster:
-            if manager.info.block in blocks and not manager.draining:
-                manager.draining = True
-                self._send(manager, Drain([manager.info.block]))
+        for block in blocks:
+            for manager in self.roster.of_block(block):
+                self._drain_manager(manager)
+
+    def _drain_manager(self, manager: Manager) -> None:
+        if not manager.draining:
+            manager.draining = True
+            self._send(manager, Drain([manager.info.block]))
 
     def _end_block(self, end: EndBlock) -> None:
         self._ended_blocks[end.block] = end
-        for manager in list(self.roster):
-            if manager.info.block == end.block:
-                self._lose(manager, end.reason or "its job has ended", end)
+        for manager in self.roster.of_block(end.block):
+            self._lose(manager, end.reason or "its job has ended", end)
 
     # -- from managers --------------------------------------------------------------------------------------
 
@@ -161,6 +166,7 @@ class Interchange:
         if manager.back_by < math.inf:  # it has come back
             manager.back_by = math.inf
             self._suspects.pop(address, None)
+            self.roster.freed(manager)
         if type(message) is Results:
             self._complete(manager, message, frames[1:])
         elif type(message) is Begun:
@@ -189,12 +195,15 @@ class Interchange:
         if known is not None:
             known.heard_at = self._clock()
             return
-        self.roster.add(address, info, self._clock())
+        now = self._clock()
+        manager = self.roster.add(address, info, now)
+        manager.era = self._era
+        self._next_beat = min(self._next_beat, now + self.roster.step(self._period))
         self._to_manager(address, encode(Accepted(self._period, self._threshold)))
         self._to_client(ManagerUp(address.hex(), info), ())
         if info.block in self._draining:
-            self._drain([info.block])
-        self.queue.unpark()
+            self._drain_manager(manager)
+        self.queue.unpark(manager.could_run)
         self._dispatch()
 
     def _refusal(self, info: Register) -> str | None:
@@ -221,6 +230,7 @@ class Interchange:
             ids = [call_id for group in results.groups for call_id in group.ids]
         manager.complete(ids)
         manager.note_completions(len(ids), self._clock())
+        self.roster.freed(manager)
         self._to_client(results, payloads)
 
     def _known_results(
@@ -244,6 +254,7 @@ class Interchange:
     def _take_back(self, manager: Manager, ids: Sequence[int]) -> None:
         mine = [call_id for call_id in ids if call_id in manager.calls]
         manager.complete(mine)
+        self.roster.freed(manager)
         self._to_client(Returned(mine), ())
 
     # -- losses ---------------------------------------------------------------------------------------------
@@ -300,15 +311,7 @@ class Interchange:
         """Do what is due. Returns when to come back, in seconds of the clock."""
         now = self._clock()
         if now >= self._next_beat:
-            self._next_beat = now + self._period
-            beat = encode(Heartbeat())
-            for manager in list(self.roster):
-                if manager.back_by < math.inf:
-                    continue
-                if now - manager.heard_at > self._threshold:
-                    self._lose(manager, f"nothing was heard of it for {now - manager.heard_at:.1f} s")
-                else:
-                    self._to_manager(manager.address, beat)
+            self._beat(now)
         for manager in [manager for manager in self._suspects.values() if manager.back_by <= now]:
             self._lose(manager, manager.suspicion)
         self._dispatch()
@@ -330,6 +333,20 @@ class Interchange:
             for block, number in managers.items()
         ]
 
+    def _beat(self, now: float) -> None:
+        """Send heartbeats to those whose turn it is; see who has fallen silent."""
+        step = self.roster.step(self._period)
+        steps = 1 + int(min(self._period, now - self._next_beat) / step)
+        beat = encode(Heartbeat())
+        for manager in self.roster.next_to_beat(steps):
+            if manager.back_by < math.inf:
+                continue
+            if now - manager.heard_at > self._threshold:
+                self._lose(manager, f"nothing was heard of it for {now - manager.heard_at:.1f} s")
+            else:
+                self._to_manager(manager.address, beat)
+        self._next_beat = max(self._next_beat + steps * step, now)
+
     # -- dispatch -------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
@@ -347,6 +364,10 @@ class Interchange:
     def _give(self, manager: Manager, first: Batch) -> None:
         """Send one message with as many calls as the manager has room for, and its share allows."""
         share = -(-len(self.queue) // len(self.roster))
+        if manager.era != self._era:
+            manager.era = self._era
+            manager.known.clear()
+            self._send(manager, Forget())
         functions: dict[int, Frame] = {}
         options, groups, payloads = [], [], []
         batch: Batch | None = first
@@ -360,9 +381,10 @@ class Interchange:
                 options.append((group.options, self.queue.options[group.options].header))
             groups.append(group)
             payloads.append(payload)
-            manager.give(group.ids, batch.needs)
+            self.roster.give(manager, group.ids, batch.needs)
             share -= len(group.ids)
             batch = self.queue.first() if self.queue else None
+        self.roster.freed(manager)
         tasks = Tasks(list(functions), options, groups)
         self._to_manager(manager.address, encode(tasks, [*functions.values(), *payloads]))
 

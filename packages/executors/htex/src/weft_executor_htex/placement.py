@@ -17,6 +17,7 @@ from .client import Client
 from .interchange import Interchange
 from .interrupt import Uninterrupted
 from .messages import Frame, InterchangeState, Message
+from .selector import Selector
 from .server import Server
 from .setup import InterchangeSetup, ManagerAccess
 
@@ -64,7 +65,9 @@ class InterchangeThread:
     between whiles a thread that has something urgent to send, which saves it a change of threads.
     """
 
-    def __init__(self, label: str, client: Client, setup: InterchangeSetup) -> None:
+    def __init__(
+        self, label: str, client: Client, setup: InterchangeSetup, selector: Selector
+    ) -> None:
         self._client = client
         self._inbox: list[tuple[Message, Sequence[Frame]]] = []
         self._alone = threading.Lock()
@@ -75,7 +78,7 @@ class InterchangeThread:
         for end in (self._wakeup, self._waker):
             end.setblocking(False)
         try:
-            self._server = Server(setup, self._hear)
+            self._server = Server(setup, selector, self._hear)
         except BaseException:
             self._close_waker()
             raise

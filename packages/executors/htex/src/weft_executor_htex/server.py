@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from .interchange import Interchange
 from .messages import Frame, InterchangeState, MalformedError, Message
+from .selector import Selector
 from .setup import Endpoint, InterchangeSetup, Keys, ManagerAccess, boot_id
 from .stream import StreamReader, pack
 
@@ -44,7 +45,10 @@ class Server:
     """
 
     def __init__(
-        self, setup: InterchangeSetup, to_client: Callable[[Message, Sequence[Frame]], None]
+        self,
+        setup: InterchangeSetup,
+        selector: Selector,
+        to_client: Callable[[Message, Sequence[Frame]], None],
     ) -> None:
         self._keys = Keys(b"", b"")
         self._peers: dict[bytes, _Peer] = {}
@@ -63,6 +67,7 @@ class Server:
                 heartbeat_period=setup.heartbeat_period,
                 heartbeat_threshold=setup.heartbeat_threshold,
                 prefetch=setup.prefetch,
+                selector=selector,
             )
         except BaseException:
             self.close()
