@@ -306,3 +306,213 @@ def test_the_queue_gives_out_what_was_not_cancelled_in_its_order(data: st.DataOb
             assert len(queue) == len(waits)
     assert sorted(queue.clear()) == sorted(i for i, _ in waits)
     assert not queue
+
+
+# -- calls for several nodes ------------------------------------------------------------------------------
+
+
+class Cluster:
+    """Blocks of nodes with two slots each, of which the test sees what runs where."""
+
+    def __init__(self, **blocks: int) -> None:
+        self.now = 0.0
+        self.running: dict[str, list[int]] = {}
+        self.hosts: dict[int, tuple[str, ...]] = {}
+        self.said: list[messages.Message] = []
+        self.told: list[tuple[str, messages.Message]] = []
+        self.numbers = itertools.count(10)
+        self.interchange = Interchange(
+            lambda message, payloads: self.said.append(message),
+            self._to_manager,
+            self._to_manager,
+            heartbeat_period=5.0,
+            heartbeat_threshold=30.0,
+            clock=lambda: self.now,
+        )
+        kinds = [(n, options(nodes=n)) for n in (1, 2, 3, 4)] + [(9, options(priority=1))]
+        self.interchange.from_client(messages.Tasks([1], kinds, []), [b""])
+        for block, count in blocks.items():
+            for number in range(1, count + 1):
+                self.add(block, number)
+
+    def add(self, block: str, number: int) -> None:
+        host = f"{block}{number}"
+        self.running[host] = []
+        self.say(host, register(block, 2, host))
+
+    def say(self, host: str, message: messages.Message, *payloads: bytes) -> None:
+        self.interchange.from_manager(host.encode(), messages.encode(message, payloads))
+
+    def _to_manager(self, address: bytes, frames: list[messages.Frame]) -> None:
+        message = messages.decode(frames)
+        host = address.decode()
+        self.told.append((host, message))
+        if type(message) is messages.Tasks:
+            for group in message.groups:
+                self.running[host] += group.ids
+                if group.hosts:
+                    self.hosts[group.ids[0]] = group.hosts
+
+    def submit(self, kind: int, count: int = 1) -> list[int]:
+        ids = list(itertools.islice(self.numbers, count))
+        group = messages.Group(1, kind, ids, [0] * count)
+        self.interchange.from_client(messages.Tasks([], [], [group]), [b""])
+        return ids
+
+    def end(self, call_id: int) -> None:
+        [host] = [host for host, ids in self.running.items() if call_id in ids]
+        self.running[host].remove(call_id)
+        self.say(host, messages.Results([messages.ResultGroup([call_id], [1], [0])]), b"")
+
+    def given(self) -> list[int]:
+        return [call_id for ids in self.running.values() for call_id in ids]
+
+    def outcomes(self, kind: type[Any]) -> list[Any]:
+        return [message for message in self.said if type(message) is kind]
+
+
+def test_calls_for_several_nodes_share_a_block() -> None:
+    here = Cluster(a=5)
+    first, second, third = here.submit(2, 3)
+    assert here.hosts == {first: ("a1", "a2"), second: ("a3", "a4")}
+    here.end(second)
+    assert here.hosts[third] == ("a3", "a4")
+    [small] = here.submit(1)
+    assert here.running["a5"] == [small]
+
+
+def test_all_nodes_are_of_one_block() -> None:
+    here = Cluster(a=1, b=1, c=2)
+    [call] = here.submit(2)
+    assert here.hosts[call] == ("c1", "c2")
+    [never] = here.submit(3)
+    small = here.submit(1, 4)
+    assert {*here.running["a1"], *here.running["b1"]} == set(small)
+    here.add("b", 2)
+    assert never not in here.hosts
+    here.add("b", 3)
+    for call_id in small:
+        here.end(call_id)
+    assert here.hosts[never] == ("b1", "b2", "b3")
+
+
+def test_smaller_calls_do_not_pass_it_by_for_ever() -> None:
+    """Its nodes are kept for it as they become free."""
+    here = Cluster(a=3)
+    before = here.submit(1, 6)
+    [wide] = here.submit(2)
+    after = here.submit(1, 6)
+    for call_id in before:
+        here.end(call_id)
+    assert wide in here.hosts
+    assert not {*here.running["a1"], *here.running["a2"]} - {wide}
+    assert here.running["a3"] == after[:2]
+    here.end(wide)
+    assert sorted(here.given()) == after
+
+
+def test_calls_for_fewer_nodes_do_not_pass_it_by() -> None:
+    here = Cluster(a=4)
+    pairs = here.submit(2, 2)
+    [all_of_them] = here.submit(4)
+    later = here.submit(2, 4)
+    here.end(pairs[0])
+    assert not here.hosts.keys() & set(later)
+    here.end(pairs[1])
+    assert all_of_them in here.hosts
+    here.end(all_of_them)
+    assert set(later[:2]) <= here.hosts.keys()
+
+
+def test_urgent_calls_come_before_it() -> None:
+    """Its nodes are not free yet, and are given to what has a higher priority."""
+    here = Cluster(a=2)
+    before = here.submit(1, 4)
+    [wide] = here.submit(2)
+    here.end(before[0])
+    urgent = here.submit(9, 2)
+    assert urgent[0] in here.given()
+    for call_id in before[1:]:
+        here.end(call_id)
+    assert wide not in here.hosts
+    here.end(urgent[0])
+    here.end(urgent[1])
+    assert here.hosts[wide] == ("a1", "a2")
+
+
+@pytest.mark.parametrize("node", [0, 1, 2])
+def test_a_lost_node_loses_the_call_and_frees_the_others(node: int) -> None:
+    here = Cluster(a=3)
+    [call] = here.submit(3)
+    host = here.hosts[call][node]
+    here.say(host, messages.Leave("power"))
+    del here.running[host]
+    if node:  # it still runs, and is stopped before anybody else gets its nodes
+        small = here.submit(1, 4)
+        assert here.outcomes(messages.Lost) == []
+        assert ("a1", messages.Cancel([call])) in here.told
+        assert not any(set(small) & set(ids) for ids in here.running.values())
+        here.end(call)
+    else:
+        small = here.submit(1, 4)
+    [lost] = here.outcomes(messages.Lost)
+    assert (lost.ids, lost.host, lost.reason) == ([call], host, "power")
+    assert here.outcomes(messages.Results) == []
+    assert sorted(here.given()) == small
+
+
+def test_a_node_that_is_lost_before_it_begins_is_replaced() -> None:
+    here = Cluster(a=3)
+    before = here.submit(1, 6)
+    [wide] = here.submit(2)
+    for host in ("a1", "a2"):
+        for call_id in list(here.running[host])[:1]:
+            here.end(call_id)
+    here.say("a2", messages.Leave("power"))
+    for call_id in before:
+        if any(call_id in ids for host, ids in here.running.items() if host != "a2"):
+            here.end(call_id)
+    assert here.hosts[wide] == ("a1", "a3")
+
+
+def test_cancelled_while_it_has_nodes_it_gives_them_back() -> None:
+    here = Cluster(a=2)
+    before = here.submit(1, 4)
+    [wide] = here.submit(2)
+    here.end(before[0])
+    later = here.submit(1)
+    assert not any(later[0] in ids for ids in here.running.values())
+    here.interchange.from_client(messages.Cancel([wide]), ())
+    assert here.outcomes(messages.Returned) == [messages.Returned([wide])]
+    assert any(later[0] in ids for ids in here.running.values())
+
+
+def test_no_node_is_drained_away_from_a_call_that_runs() -> None:
+    here = Cluster(a=2)
+    [call] = here.submit(2)
+    here.interchange.from_client(messages.Drain(["a"]), ())
+    assert not [message for _, message in here.told if type(message) is messages.Drain]
+    here.end(call)
+    assert {host for host, message in here.told if type(message) is messages.Drain} == {"a1", "a2"}
+
+
+def test_a_call_that_has_no_nodes_yet_may_be_given_back() -> None:
+    here = Cluster(a=2)
+    here.submit(1, 4)
+    [wide] = here.submit(2)
+    here.interchange.from_client(messages.GiveBack(), ())
+    assert here.outcomes(messages.Returned) == [messages.Returned([wide])]
+    assert all(manager.allocation is None for manager in here.interchange.roster)
+
+
+def test_it_waits_for_a_node_that_cannot_be_reached_for_a_while() -> None:
+    here = Cluster(a=2)
+    before = here.submit(1, 2)
+    [wide] = here.submit(2)
+    [host] = [host for host, ids in here.running.items() if before[1] in ids]
+    here.end(before[1])
+    here.interchange.disconnected(host.encode())
+    here.end(before[0])
+    assert wide not in here.hosts
+    here.say(host, messages.Heartbeat())
+    assert wide in here.hosts

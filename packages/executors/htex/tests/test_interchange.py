@@ -25,6 +25,7 @@ class Manager:
     """What a manager does, as far as it can be seen."""
 
     def __init__(self, address: bytes, block: str, slots: int) -> None:
+        self.nodes: dict[int, tuple[str, ...]] = {}  # of the calls that take several
         self.address = address
         self.block = block
         self.slots = slots
@@ -41,6 +42,8 @@ class Manager:
             self.priorities.update({number: options.priority for number, options in message.options})
             for group in message.groups:
                 assert group.function in self.known, "a function that it was not told"
+                if group.hosts:
+                    self.nodes[group.ids[0]] = group.hosts
                 for call_id in group.ids:
                     assert call_id not in self.calls, "the same call twice"
                     self.calls[call_id] = self.priorities[group.options]
@@ -77,6 +80,8 @@ class InterchangeMachine(RuleBasedStateMachine):
         self.submitted: set[int] = set()
         self.cancelled: set[int] = set()
         self.inbox: list[tuple[messages.Message, Sequence[messages.Frame]]] = []
+        self.wide: dict[int, int] = {}  # the calls for several nodes, with how many
+        self.ended: set[str] = set()
         serializer = PickleSerializer(cloudpickle.Pickler)
         self.catalogue = Catalogue(serializer, lambda options: None)
         self.client = Client("x", self.context, serializer)
@@ -121,21 +126,36 @@ class InterchangeMachine(RuleBasedStateMachine):
     # -- what happens -------------------------------------------------------------------------------------
 
     @rule(count=st.integers(1, 30), priority=st.integers(0, 2), cpus=st.sampled_from([1, 1, 1, 2, 5]))
-    def submit(self, count: int, priority: int, cpus: int) -> None:
-        options = CallOptions(priority=priority, resources=Resources(cpus=cpus))
+    def submit(self, count: int, priority: int, cpus: int, nodes: int = 1) -> None:
+        options = CallOptions(priority=priority, resources=Resources(cpus=cpus, nodes=nodes))
         calls = [Call(next(self.numbers), abs, (-1,), {}, options) for _ in range(count)]
+        if nodes > 1:
+            self.wide.update({call.id: nodes for call in calls})
         self.client.submit([self.catalogue.entry(call) for call in calls])
         self.submitted.update(call.id for call in calls)
         self.pull()
 
-    @precondition(lambda self: len(self.managers) < 4)
-    @rule(slots=st.integers(1, 4))
-    def register(self, slots: int) -> None:
+    @rule(
+        count=st.integers(1, 4),
+        priority=st.integers(0, 2),
+        cpus=st.sampled_from([1, 2]),
+        nodes=st.sampled_from([2, 2, 3]),
+    )
+    def submit_wide(self, count: int, priority: int, cpus: int, nodes: int) -> None:
+        self.submit(count, priority, cpus, nodes)
+
+    @precondition(lambda self: len(self.managers) < 7)
+    @rule(slots=st.integers(1, 4), block=st.integers(1, 3))
+    def register(self, slots: int, block: int | None = None) -> None:
         number = next(self.numbers)
-        manager = Manager(b"m%d" % number, f"block-{number}", slots)
+        name = f"block-{block or 'last'}"
+        while name in self.ended:
+            name += "+"
+        manager = Manager(b"m%d" % number, name, slots)
         self.managers[manager.address] = manager
+        host = manager.address.decode()
         info = messages.Register(
-            messages.PROTOCOL, messages.PYTHON, "host", 1, manager.block, slots, None, 0, None
+            messages.PROTOCOL, messages.PYTHON, host, 1, manager.block, slots, None, 0, None
         )
         self.say(manager, info)
         self.pull()
@@ -178,6 +198,10 @@ class InterchangeMachine(RuleBasedStateMachine):
     def lose(self, data: st.DataObject, how: str) -> None:
         manager = self.pick(data)
         del self.managers[manager.address]
+        if how == "block":
+            self.ended.add(manager.block)
+            for other in [each for each in self.managers.values() if each.block == manager.block]:
+                del self.managers[other.address]
         if how == "hung up":
             self.interchange.hung_up(manager.address)
         elif how == "disconnected":
@@ -267,9 +291,41 @@ class InterchangeMachine(RuleBasedStateMachine):
             assert not len(self.interchange.roster) or self.interchange.roster.could_run(needs)
             assert not any(manager.room(needs) for manager in self.interchange.roster), len(waits)
 
+    @invariant()
+    def a_call_for_several_nodes_has_them_alone(self) -> None:
+        for manager in self.managers.values():
+            for call_id in manager.calls.keys() & self.wide.keys():
+                hosts = manager.nodes[call_id]
+                assert len(set(hosts)) == self.wide[call_id]
+                assert hosts[0] == manager.address.decode()
+                assert list(manager.calls) == [call_id]
+                others = [self.managers.get(host.encode()) for host in hosts[1:]]
+                assert not any(other.calls for other in others if other is not None)
+                assert {other.block for other in others if other is not None} <= {manager.block}
+
+    @invariant()
+    def nodes_are_held_for_calls_that_need_them(self) -> None:
+        pending = self.interchange._allocations.pending
+        for manager in self.interchange.roster:
+            held = manager.allocation
+            if held is not None and held not in pending:
+                assert manager in held.managers
+                assert held.call in held.managers[0].calls
+            assert (held is None) == (
+                manager.address in self.interchange.roster.free.get(manager.info.block, {})
+            )
+
+    @invariant()
+    def no_call_for_several_nodes_waits_when_all_are_idle(self) -> None:
+        if not any(manager.calls for manager in self.managers.values()):
+            queue = self.interchange.queue
+            assert not queue.held
+            assert len(queue) or not queue.wide
+
     def teardown(self) -> None:
         self.now += 1.0
-        self.register(8)
+        for _ in range(3):
+            self.register(8)
         for _ in range(10_000):
             busy = [manager for manager in self.managers.values() if manager.calls]
             if not busy:

@@ -96,7 +96,7 @@ class Client:
                 raise RunClosedError(f"executor {self._label!r} was shut down and takes no more calls")
             for entry in entries:
                 self._entries[entry.id] = entry
-                self._slots_wanted += entry.options.slots
+                self._slots_wanted += entry.options.demand
             self._backlog.add(entries)
             hopeless = self._hopeless
         if hopeless is not None:
@@ -148,7 +148,7 @@ class Client:
     def slots(self) -> tuple[int, int]:
         """Worker slots that waiting calls ask for, and those that begun ones take."""
         with self._lock:
-            running = sum(self._entries[call_id].options.slots for call_id in self._begun)
+            running = sum(self._entries[call_id].options.demand for call_id in self._begun)
             return self._slots_wanted - running, running
 
     def tell(self, message: Message) -> None:
@@ -366,7 +366,7 @@ class Client:
 
     def _remove(self, entry: Entry) -> Entry:
         del self._entries[entry.id]
-        self._slots_wanted -= entry.options.slots
+        self._slots_wanted -= entry.options.demand
         if entry.worker is not None:
             self._uncount(entry)
         return entry

@@ -155,8 +155,11 @@ class HighThroughputExecutor(BaseExecutor):
 
     def refusal(self, resources: Resources) -> str | None:
         blocks = self._blocks
-        if resources.nodes > 1:
-            return f"executor {self.label!r} runs tasks of one node, this one asks for {resources.nodes}"
+        if resources.nodes > blocks.nodes:
+            return (
+                f"blocks of executor {self.label!r} have {blocks.nodes} nodes, the task asks for "
+                f"{resources.nodes}: set nodes={resources.nodes} in its blocks"
+            )
         if resources.gpus and self._accelerators is None:
             return (
                 f"workers of executor {self.label!r} have no accelerators, the task asks for "
@@ -261,8 +264,10 @@ class HighThroughputExecutor(BaseExecutor):
         }
 
     def _slots_per_block(self) -> int:
-        each = self._workers or self._blocks.cpus or available_cpus()
-        return each * self._blocks.nodes
+        return self._slots_per_node() * self._blocks.nodes
+
+    def _slots_per_node(self) -> int:
+        return self._workers or self._blocks.cpus or available_cpus()
 
     def _running_session(self) -> _Session:
         session = self._session
@@ -282,7 +287,7 @@ class _Session:
         self.run_id = context.run_id
         self._refusal = weakref.WeakMethod(executor.refusal)
         serializer = PickleSerializer(cloudpickle.Pickler)
-        self._catalogue = Catalogue(serializer, self._refuse)
+        self._catalogue = Catalogue(serializer, self._refuse, executor._slots_per_node())
         self.client = Client(executor.label, context, serializer)
         setup = InterchangeSetup(
             heartbeat_period=executor._period,

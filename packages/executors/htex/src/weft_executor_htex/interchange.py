@@ -17,6 +17,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
+import msgspec
+
+from .allocation import Allocation, Allocations
 from .messages import (
     PROTOCOL,
     PYTHON,
@@ -29,6 +32,7 @@ from .messages import (
     Forget,
     Frame,
     GiveBack,
+    Group,
     Heartbeat,
     Leave,
     Lost,
@@ -79,6 +83,7 @@ class Interchange:
         self.malformed: Counter[str] = Counter()
         self.roster = Roster(prefetch, selector)
         self.queue = Queue()
+        self._allocations = Allocations(self.roster, self.queue)
         self._to_client = to_client
         self._to_manager = to_manager
         self._dismiss = dismiss
@@ -102,6 +107,7 @@ class Interchange:
             self._cancel(message.ids)
         elif type(message) is GiveBack:
             self._to_client(Returned(self.queue.clear()), ())
+            self._allocations.drop_cancelled()
         elif type(message) is Drain:
             self._drain(message.blocks)
         elif type(message) is EndBlock:
@@ -120,6 +126,7 @@ class Interchange:
         if queued:
             self._to_client(Returned(queued), ())
             wanted.difference_update(queued)
+            self._allocations.drop_cancelled()
         given: dict[bytes, list[int]] = {}
         for call_id in wanted:
             manager = self.roster.find(call_id)
@@ -135,9 +142,16 @@ class Interchange:
                 self._drain_manager(manager)
 
     def _drain_manager(self, manager: Manager) -> None:
-        if not manager.draining:
-            manager.draining = True
-            self._send(manager, Drain([manager.info.block]))
+        if manager.draining:
+            return
+        manager.draining = True
+        allocation = manager.allocation
+        if allocation is not None and allocation.call is not None:
+            return  # it is told when the call for several nodes has ended: before, it must not go
+        self._send(manager, Drain([manager.info.block]))
+        if allocation is not None:
+            self._allocations.dissolve(allocation)
+        self._allocations.stir()
 
     def _end_block(self, end: EndBlock) -> None:
         self._ended_blocks[end.block] = end
@@ -167,6 +181,7 @@ class Interchange:
             manager.back_by = math.inf
             self._suspects.pop(address, None)
             self.roster.freed(manager)
+            self._allocations.stir(manager.allocation)
         if type(message) is Results:
             self._complete(manager, message, frames[1:])
         elif type(message) is Begun:
@@ -203,7 +218,13 @@ class Interchange:
         self._to_client(ManagerUp(address.hex(), info), ())
         if info.block in self._draining:
             self._drain_manager(manager)
-        self.queue.unpark(manager.could_run)
+        self._allocations.stir()
+        self.queue.unpark(
+            lambda needs: (
+                manager.could_run(needs)
+                and (needs.nodes == 1 or self.roster.block_could_run(info.block, needs))
+            )
+        )
         self._dispatch()
 
     def _refusal(self, info: Register) -> str | None:
@@ -231,7 +252,24 @@ class Interchange:
         manager.complete(ids)
         manager.note_completions(len(ids), self._clock())
         self.roster.freed(manager)
+        if manager.allocation is not None and (lost := self._end_allocation(manager, manager.allocation)):
+            self._to_client(lost, ())
+            return
         self._to_client(results, payloads)
+
+    def _end_allocation(self, manager: Manager, allocation: Allocation) -> Lost | None:
+        """A node that is held has completed calls. Returns what is to be said of the call for several nodes
+        instead of its outcome, if that has ended and has lost a node.
+        """
+        if manager.calls:
+            return None
+        if allocation.call is None:
+            self._allocations.stir(allocation)
+            return None
+        if manager is not allocation.managers[0]:
+            return None
+        self._release(allocation)
+        return allocation.lost
 
     def _known_results(
         self, manager: Manager, results: Results, payloads: Sequence[Frame]
@@ -255,6 +293,8 @@ class Interchange:
         mine = [call_id for call_id in ids if call_id in manager.calls]
         manager.complete(mine)
         self.roster.freed(manager)
+        if manager.allocation is not None:
+            self._end_allocation(manager, manager.allocation)
         self._to_client(Returned(mine), ())
 
     # -- losses ---------------------------------------------------------------------------------------------
@@ -287,23 +327,35 @@ class Interchange:
         self._suspects.pop(manager.address, None)
         self._dismiss(manager.address, encode(Stop(f"it was given up: {reason}")))
         begun, waiting = manager.doubtful()
-        info = manager.info
         if begun:
-            lost = Lost(
-                begun,
-                "manager" if end is None else "block",
-                info.host,
-                info.pid if end is None else None,
-                info.block,
-                end.job if end else None,
-                end.exit_code if end else None,
-                reason,
-                end.stderr_tail if end else "",
-            )
-            self._to_client(lost, ())
+            self._to_client(_lost(begun, manager, reason, end), ())
         if waiting:
             self._to_client(Returned(waiting), ())
-        self._to_client(ManagerGone(manager.address.hex(), info.block, reason), ())
+        if manager.allocation is not None:
+            self._lose_node(manager, manager.allocation, reason, end)
+        self._allocations.stir()
+        self._to_client(ManagerGone(manager.address.hex(), manager.info.block, reason), ())
+
+    def _lose_node(self, manager: Manager, allocation: Allocation, reason: str, end: EndBlock | None) -> None:
+        """A manager that was held for a call for several nodes is gone."""
+        if allocation.call is None:
+            self._allocations.dissolve(allocation)
+            return
+        first = allocation.managers[0]
+        allocation.managers.remove(manager)
+        if manager is first:
+            self._release(allocation)
+        elif allocation.lost is None:
+            # Nobody else gets its nodes, and it is not tried again, as long as it runs.
+            allocation.lost = _lost([allocation.call], manager, reason, end)
+            self._send(first, Cancel([allocation.call]))
+
+    def _release(self, allocation: Allocation) -> None:
+        managers = allocation.managers
+        self._allocations.release(allocation, self._clock())
+        for manager in managers:
+            if manager.draining:
+                self._send(manager, Drain([manager.info.block]))
 
     # -- time -----------------------------------------------------------------------------------------------
 
@@ -351,42 +403,76 @@ class Interchange:
 
     def _dispatch(self) -> None:
         """Give waiting calls to managers that have room."""
-        while self.queue:
-            batch = self.queue.first()
+        queue, allocations = self.queue, self._allocations
+        while True:
+            if queue.wide or allocations.pending:
+                self._begin_ready()
+            if not queue:
+                return
+            batch = queue.first()
             manager = self.roster.choose(batch.needs)
             if manager is not None:
                 self._give(manager, batch)
             elif self.roster and not self.roster.could_run(batch.needs):
-                self.queue.park(batch)
-            else:
+                queue.park(batch)
+            elif not allocations.yield_to(batch):
                 return
+
+    def _begin_ready(self) -> None:
+        """Begin the calls for several nodes whose nodes are idle."""
+        for allocation in self._allocations.advance():
+            needs = allocation.batch.needs
+            if not all(manager.could_run(needs) for manager in allocation.managers):  # not in time any more
+                self._allocations.put_back(allocation)
+                continue
+            group, payload = self.queue.take_held(allocation.batch)
+            hosts = tuple(manager.info.host for manager in allocation.managers)
+            allocation.call = group.ids[0]
+            first = allocation.managers[0]
+            self.roster.give(first, group.ids, needs)
+            self._deliver(first, [msgspec.structs.replace(group, hosts=hosts)], [payload])
 
     def _give(self, manager: Manager, first: Batch) -> None:
         """Send one message with as many calls as the manager has room for, and its share allows."""
         share = -(-len(self.queue) // len(self.roster))
-        if manager.era != self._era:
-            manager.era = self._era
-            manager.known.clear()
-            self._send(manager, Forget())
-        functions: dict[int, Frame] = {}
-        options, groups, payloads = [], [], []
+        groups, payloads = [], []
         batch: Batch | None = first
         while batch is not None and (room := min(manager.room(batch.needs), share)) > 0:
             group, payload = self.queue.take(batch, room)
-            if group.function not in manager.known:
-                manager.known.add(group.function)
-                functions[group.function] = self.queue.functions[group.function]
-            if group.options not in manager.known:
-                manager.known.add(group.options)
-                options.append((group.options, self.queue.options[group.options].header))
             groups.append(group)
             payloads.append(payload)
             self.roster.give(manager, group.ids, batch.needs)
             share -= len(group.ids)
             batch = self.queue.first() if self.queue else None
         self.roster.freed(manager)
+        self._deliver(manager, groups, payloads)
+
+    def _deliver(self, manager: Manager, groups: list[Group], payloads: list[Frame]) -> None:
+        """Send calls, with the functions and options that the manager was not told of."""
+        if manager.era != self._era:
+            manager.era = self._era
+            manager.known.clear()
+            self._send(manager, Forget())
+        known = manager.known
+        functions: dict[int, Frame] = {}
+        options = []
+        for group in groups:
+            if group.function not in known:
+                known.add(group.function)
+                functions[group.function] = self.queue.functions[group.function]
+            if group.options not in known:
+                known.add(group.options)
+                options.append((group.options, self.queue.options[group.options].header))
         tasks = Tasks(list(functions), options, groups)
         self._to_manager(manager.address, encode(tasks, [*functions.values(), *payloads]))
 
     def _send(self, manager: Manager, message: Message) -> None:
         self._to_manager(manager.address, encode(message))
+
+
+def _lost(ids: list[int], manager: Manager, reason: str, end: EndBlock | None) -> Lost:
+    """What is said of calls whose manager, or block, is gone."""
+    info = manager.info
+    if end is None:
+        return Lost(ids, "manager", info.host, info.pid, info.block, None, None, reason, "")
+    return Lost(ids, "block", info.host, None, info.block, end.job, end.exit_code, reason, end.stderr_tail)

@@ -7,6 +7,7 @@ so that the interchange is told of calls before a worker can begin them.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 import signal
@@ -19,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 import msgspec
-from weft_interfaces import LostError, PickleSerializer
+from weft_interfaces import CallOptions, LostError, PickleSerializer
 from weft_interfaces.processes import (
     Ending,
     Entry,
@@ -40,6 +41,7 @@ from .messages import (
     Drain,
     Forget,
     Frame,
+    Group,
     Heartbeat,
     Leave,
     MalformedError,
@@ -54,6 +56,7 @@ from .messages import (
     decode,
     encode,
 )
+from .nodes import HostFiles, variables
 from .seats import SeatError, seat_settings
 from .setup import Endpoint, ManagerSetup, boot_id
 from .walltime import Walltime
@@ -78,6 +81,8 @@ class ManagerProcess:
         self._serializer = PickleSerializer()
         self._functions: dict[int, FunctionRecord] = {}
         self._options: dict[int, OptionsRecord] = {}
+        self._own_options = itertools.count(-1, -1)  # numbers of options that hold for one call
+        self._host_files = HostFiles()
         self._endings: list[Ending] = []
         self._handed: list[Entry] = []  # of which the interchange has not been told
         self._say_at = math.inf
@@ -104,6 +109,7 @@ class ManagerProcess:
             if self._reason is not None:
                 self._send(Leave(self._reason, self._over))
             self._link.close()
+            self._host_files.close()
         return self._reason or "an error"
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
@@ -206,16 +212,27 @@ class ManagerProcess:
         for number in tasks.functions:
             self._functions[number] = FunctionRecord(number, waiting.popleft())
         for number, header in tasks.options:
-            self._options[number] = OptionsRecord(number, header.call_options())
+            options = header.call_options()
+            wants = options.resources
+            alone = variables([self._host], wants) if wants.ranks > 1 and wants.nodes == 1 else None
+            self._options[number] = OptionsRecord(number, options, alone)
         entries: list[Entry] = []
         for group in tasks.groups:
-            function, options = self._functions[group.function], self._options[group.options]
+            function, record = self._functions[group.function], self._options[group.options]
+            if group.hosts:
+                record = self._with_hosts(record.options, group)
             payload, start = waiting.popleft(), 0
             for call_id, size in zip(group.ids, group.sizes, strict=True):
                 stop = start + size
-                entries.append(Entry(call_id, function, options, payload[start:stop]))
+                entries.append(Entry(call_id, function, record, payload[start:stop]))
                 start = stop
         self._staff.submit(entries)
+
+    def _with_hosts(self, options: CallOptions, group: Group) -> OptionsRecord:
+        """The options of a call for several nodes, which are given to it only."""
+        wants = options.resources
+        path = self._host_files.write(group.ids[0], group.hosts, wants.ranks_per_node)
+        return OptionsRecord(next(self._own_options), options, variables(group.hosts, wants, path))
 
     def _hand(self, entries: Sequence[Entry]) -> None:
         if not self._handed:
@@ -241,6 +258,8 @@ class ManagerProcess:
         pieces: list[Frame] = []
         for entry, kind, payload, error in endings:
             entry.done = True
+            if self._host_files:
+                self._host_files.remove(entry.id)
             if error is not None:
                 kind, payload = _ERROR, self._pack(entry, error)
             if len(payload) > _LARGE:

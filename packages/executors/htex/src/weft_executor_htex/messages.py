@@ -127,13 +127,14 @@ class Options(msgspec.Struct, array_like=True, frozen=True):
 
 class Group(msgspec.Struct, array_like=True, frozen=True):
     """Calls of the same function with the same options, both by number. ``sizes``: of their arguments, in
-    bytes.
+    bytes. ``hosts``: to a manager, the nodes of a call that takes several, of which its own is the first.
     """
 
     function: int
     options: int
     ids: list[int]
     sizes: list[int]
+    hosts: tuple[str, ...] = ()
 
 
 class Tasks(_Message, frozen=True):

@@ -202,9 +202,16 @@ class Queue:
         return held
 
     def put_back(self, held: Batch) -> None:
-        """It has no nodes after all."""
+        """It has no nodes after all; if it was not cancelled, it waits again."""
+        if held.left:
+            self.held.remove(held)
+            self._push(held)
+
+    def park_held(self, held: Batch) -> None:
+        """No block could ever run it."""
         self.held.remove(held)
-        self._push(held)
+        held.place = self._parked
+        self._parked.append(held)
 
     def take_held(self, held: Batch) -> tuple[Group, Frame]:
         """Take a call that was set aside."""
@@ -215,10 +222,8 @@ class Queue:
 
     def park(self, batch: Batch) -> None:
         """Put the batch that is next aside: no manager could ever run it."""
-        heap = self.wide if batch.place is self.wide else self._heap
-        heapq.heappop(heap)
-        if heap is self._heap:
-            self._length -= batch.left
+        heapq.heappop(self._heap)
+        self._length -= batch.left
         batch.place = self._parked
         self._parked.append(batch)
 
@@ -245,8 +250,10 @@ class Queue:
             removed.append(call_id)
             if batch.place is self._heap:
                 self._length -= 1
-            elif not batch.left and batch.place is self._parked:
-                self._parked.remove(batch)
+            elif not batch.left:
+                for batches in (self._parked, self.held):
+                    if batch.place is batches:
+                        batches.remove(batch)
         return removed
 
     def clear(self) -> list[int]:

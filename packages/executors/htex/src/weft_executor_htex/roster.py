@@ -7,11 +7,15 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from .messages import Register
 from .places import Places
 from .queue import PLAIN, Needs
 from .selector import LeastLoaded, Selector, guarded
+
+if TYPE_CHECKING:
+    from .allocation import Allocation
 
 __all__ = ["Manager", "Roster"]
 
@@ -27,7 +31,8 @@ class Manager:
 
     calls: what it was given and has not reported, with what each takes; None is one slot. begun: those that
     it handed to workers. known: the functions and options that it was told, in this ``era``. heard_at,
-    back_by: in seconds of the clock. draining: it gets no new calls.
+    back_by: in seconds of the clock. draining: it gets no new calls. allocation: the call for several nodes
+    that it is held for.
     """
 
     def __init__(self, address: bytes, number: int, info: Register, prefetch: int, now: float) -> None:
@@ -38,6 +43,7 @@ class Manager:
         self.back_by = math.inf
         self.suspicion = ""
         self.draining = False
+        self.allocation: Allocation | None = None
         self.calls: dict[int, Needs | None] = {}
         self.begun: set[int] = set()
         self.known: set[int] = set()
@@ -57,13 +63,23 @@ class Manager:
         """How many calls it has for each slot."""
         return len(self.calls) / self._slots
 
+    @property
+    def open(self) -> bool:
+        """Whether it may get calls at all."""
+        return not self.draining and self.allocation is None and not self.absent
+
+    @property
+    def absent(self) -> bool:
+        """Whether it cannot be reached, but may come back."""
+        return self.back_by < math.inf
+
     def suspect(self, reason: str, back_by: float) -> None:
         """Give it no new calls: it is lost, for this reason, unless it is heard of by then."""
         self.suspicion, self.back_by = reason, back_by
 
     def room(self, needs: Needs) -> int:
         """How many calls with these needs, which are of one node, it may be given now."""
-        if self.draining or self.back_by < math.inf:
+        if self.draining or self.allocation is not None or self.back_by < math.inf:
             return 0
         taken = len(self.calls) + self._extra_slots
         if needs is PLAIN:
@@ -196,10 +212,13 @@ class _Line:
 
 
 class Roster:
-    """All managers; ``blocks``: those of each block, by address."""
+    """All managers. ``blocks``: those of each block, by address; ``free``: those of them that no call for
+    several nodes holds, of blocks that have some.
+    """
 
     def __init__(self, prefetch: int, selector: Selector | None = None) -> None:
         self.blocks: dict[str, dict[bytes, Manager]] = {}
+        self.free: dict[str, dict[bytes, Manager]] = {}
         self._prefetch = prefetch
         self._selector = guarded(selector or LeastLoaded())
         self._managers: dict[bytes, Manager] = {}
@@ -227,17 +246,15 @@ class Roster:
         manager = Manager(address, next(self._numbers), info, self._prefetch, now)
         self._managers[address] = self._ring[address] = manager
         self.blocks.setdefault(info.block, {})[address] = manager
-        self.freed(manager)
+        self.release(manager)
         return manager
 
     def remove(self, manager: Manager) -> None:
         """Take a manager out."""
         self._managers.pop(manager.address, None)
         self._ring.pop(manager.address, None)
-        block = self.blocks.get(manager.info.block, {})
-        block.pop(manager.address, None)
-        if not block:
-            self.blocks.pop(manager.info.block, None)
+        for blocks in (self.blocks, self.free):
+            _take_out(blocks, manager)
         for line in self._lines:
             line.remove(manager)
 
@@ -260,7 +277,9 @@ class Roster:
         return self._line(needs).first()
 
     def could_run(self, needs: Needs) -> bool:
-        """Whether any of them could run such a call, of one node."""
+        """Whether any of them could run such a call: for several nodes, whether a block has so many."""
+        if needs.nodes > 1:
+            return any(self.block_could_run(block, needs) for block in self.blocks)
         if needs is PLAIN:
             return bool(self._managers)
         line = self._line(needs)
@@ -268,6 +287,14 @@ class Roster:
         if able is None or able.address not in self._managers or not able.could_run(needs):
             able = line.able = next((each for each in self if each.could_run(needs)), None)
         return able is not None
+
+    def block_could_run(self, block: str, needs: Needs) -> bool:
+        """Whether this block has as many nodes as such a call takes, of which each could be one."""
+        managers = self.blocks.get(block, {})
+        if len(managers) < needs.nodes:
+            return False
+        able = sum(1 for each in managers.values() if not each.draining and each.could_run(needs))
+        return able >= needs.nodes
 
     def _line(self, needs: Needs) -> _Line:
         for line in self._lines:
@@ -283,6 +310,20 @@ class Roster:
         manager = self._places.find(call_id)
         return manager if manager is not None and call_id in manager.calls else None
 
+    # -- calls for several nodes ----------------------------------------------------------------------------
+
+    def hold(self, manager: Manager, allocation: Allocation) -> None:
+        """It gets no calls but this one."""
+        manager.allocation = allocation
+        _take_out(self.free, manager)
+
+    def release(self, manager: Manager) -> None:
+        """It may get calls, if it is still there."""
+        manager.allocation = None
+        if manager.address in self._managers:
+            self.free.setdefault(manager.info.block, {})[manager.address] = manager
+            self.freed(manager)
+
     # -- heartbeats -----------------------------------------------------------------------------------------
 
     def step(self, period: float) -> float:
@@ -297,3 +338,10 @@ class Roster:
             del self._ring[manager.address]
             self._ring[manager.address] = manager
         return chosen
+
+
+def _take_out(blocks: dict[str, dict[bytes, Manager]], manager: Manager) -> None:
+    managers = blocks.get(manager.info.block, {})
+    managers.pop(manager.address, None)
+    if not managers:
+        blocks.pop(manager.info.block, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..call import Call, CallOptions
@@ -34,13 +34,30 @@ class FunctionRecord:
 
 
 class OptionsRecord:
-    """Options of calls, under a number, and what is read of them for every call."""
+    """Options of calls, under a number, and what is read of them for every call.
 
+<<<<<<< HEAD
     __slots__ = ("arguments", "memory", "number", "options", "priority", "slots", "timeout")
+=======
+    environment: variables that calls with them find in their worker. demand: the slots that each takes in
+    all, where a node has ``node_slots``.
+    """
+>>>>>>> b69c2c2 (Tasks that take several nodes run on the pilot executor: whole nodes of one block, held as they become free)
 
-    def __init__(self, number: int, options: CallOptions) -> None:
+    __slots__ = ("arguments", "demand", "environment", "number", "options", "priority", "slots", "timeout")
+
+    def __init__(
+        self,
+        number: int,
+        options: CallOptions,
+        environment: Mapping[str, str] | None = None,
+        node_slots: int = 1,
+    ) -> None:
         self.number = number
         self.options = options
+        self.environment = environment
+        wants = options.resources
+        self.demand = wants.slots if wants.nodes == 1 else wants.nodes * max(wants.slots, node_slots)
         self.priority = options.priority
         self.slots = options.resources.slots
         self.timeout = options.timeout
@@ -69,9 +86,18 @@ class Entry:
 
 
 class Catalogue:
-    """Functions by digest and options by value, each known under a number that is never used again."""
+    """Functions by digest and options by value, each known under a number that is never used again.
 
-    def __init__(self, serializer: Serializer, refusal: Callable[[CallOptions], InputError | None]) -> None:
+    ``node_slots``: those of a whole node, of which a call may take several.
+    """
+
+    def __init__(
+        self,
+        serializer: Serializer,
+        refusal: Callable[[CallOptions], InputError | None],
+        node_slots: int = 1,
+    ) -> None:
+        self._node_slots = node_slots
         self._serializer = serializer
         self._refusal = refusal
         self._functions: dict[bytes, FunctionRecord] = {}
@@ -117,7 +143,8 @@ class Catalogue:
             with self._lock:
                 if len(self._options) >= _MOST:
                     self._options.clear()
-                record = self._options.setdefault(options, OptionsRecord(next(self._numbers), options))
+                fresh = OptionsRecord(next(self._numbers), options, None, self._node_slots)
+                record = self._options.setdefault(options, fresh)
         if record.options is options:
             self._latest = record
         return record

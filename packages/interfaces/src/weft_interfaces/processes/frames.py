@@ -57,6 +57,7 @@ class Batch(NamedTuple):
     b"" for none.
     forget: forget all functions and options known so far. path: what ``sys.path`` is now, if that has
     changed.
+    environments: variables for the calls with some of these options, by their numbers; None for no variables.
     """
 
     calls: list[tuple[int, int, int, bytes]]
@@ -64,6 +65,7 @@ class Batch(NamedTuple):
     options: dict[int, CallOptions]
     forget: bool
     path: list[str] | None
+    environments: dict[int, dict[str, str]] | None = None
 
 
 class Report(NamedTuple):

@@ -48,6 +48,7 @@ class Worker:
         self._context = WorkerContext(in_process=False)
         self._functions: dict[int, bytes | Callable[..., Any]] = {}
         self._options: dict[int, CallOptions] = {}
+        self._environments: dict[int, dict[str, str]] = {}
         self._surroundings = Surroundings()
         self._pid = os.getpid()
         self._end = None if ends_at is None else time.monotonic() + ends_at - time.time()
@@ -65,14 +66,19 @@ class Worker:
                 if not self._begin():
                     self._report(frames.DROPPED, str(len(batch.calls) - position).encode())
                     break
+                if options in self._environments:
+                    os.environ.update(self._environments[options])
                 self._run(call_id, function, self._options[options], arguments)
 
     def _learn(self, batch: frames.Batch) -> None:
         if batch.forget:
             self._functions.clear()
             self._options.clear()
+            self._environments.clear()
         self._functions.update(batch.functions)
         self._options.update(batch.options)
+        if batch.environments:
+            self._environments.update(batch.environments)
         if batch.path is not None:
             sys.path[:] = batch.path
 

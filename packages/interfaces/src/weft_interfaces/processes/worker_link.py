@@ -137,6 +137,7 @@ class WorkerLink:
             self._known.clear()
             self._known_bytes = 0
         functions, options = {}, {}
+        environments: dict[int, dict[str, str]] = {}
         calls = []
         for entry in entries:
             function, wishes = entry.function, entry.options
@@ -147,6 +148,8 @@ class WorkerLink:
             if wishes.number not in self._known:
                 self._known.add(wishes.number)
                 options[wishes.number] = wishes.options
+                if wishes.environment:
+                    environments[wishes.number] = dict(wishes.environment)
             calls.append((entry.id, function.number, wishes.number, entry.arguments))
         new_path = None
         if functions and (path := client_path()) != self._path:
@@ -154,7 +157,7 @@ class WorkerLink:
         large = b""
         if len(entries[0].arguments) > frames.LARGE:
             large, calls[0] = entries[0].arguments, (*calls[0][:3], b"")
-        batch = frames.Batch(calls, functions, options, forget, new_path)
+        batch = frames.Batch(calls, functions, options, forget, new_path, environments or None)
         self._outgoing.extend(memoryview(part) for part in frames.pack_batch(batch, large))
 
     def flush(self) -> bool:

@@ -1,0 +1,187 @@
+"""Calls that take several nodes, on real processes: several managers of one block on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped]
+import pytest
+from weft_executor_htex import HighThroughputExecutor
+from weft_interfaces import (
+    Blocks,
+    Call,
+    CallOptions,
+    ManagerLostError,
+    Resources,
+    ResourcesError,
+    TaskTimeoutError,
+)
+from weft_interfaces.memory import InMemoryProvider
+from weft_interfaces.testing.calls import Gate, pass_gate
+
+PATIENCE = 30.0
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def surroundings() -> dict[str, str]:
+    found = {name: value for name, value in os.environ.items() if name.startswith("WEFT_")}
+    if "WEFT_HOSTFILE" in found:
+        found["lines"] = Path(found["WEFT_HOSTFILE"]).read_text()
+    return found
+
+
+def of_a_shell() -> str:
+    return subprocess.check_output(["sh", "-c", "echo $WEFT_NODE_COUNT $WEFT_RANKS"], text=True).strip()
+
+
+def nodes_of_gate(address: str) -> int:
+    pass_gate(address)
+    return int(os.environ["WEFT_NODE_COUNT"])
+
+
+class Block:
+    """An executor with three managers of one block."""
+
+    def __init__(self, recorder: Any, eventually: Any) -> None:
+        self.recorder = recorder
+        blocks = Blocks(provider=InMemoryProvider(), nodes=3)
+        self.executor = HighThroughputExecutor(
+            workers_per_node=2, blocks=blocks, heartbeat_period=0.2, heartbeat_threshold=1.5
+        )
+        self.executor.start(recorder)
+        self.managers = [self._start() for _ in range(3)]
+        eventually(lambda: len(self.executor.status()["managers"]) == 3, "managers do not come up")
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        argv, data = self.executor.command("b")
+        manager = subprocess.Popen(list(argv), stdin=subprocess.PIPE)
+        assert manager.stdin is not None
+        manager.stdin.write(data)
+        manager.stdin.close()
+        return manager
+
+    def call(self, function: Any, *args: Any, timeout: float | None = None, **wants: Any) -> Call:
+        call: Call = self.recorder.call(function, *args)
+        return call._replace(options=CallOptions(resources=Resources(**wants), timeout=timeout))
+
+    def submit(self, *calls: Call) -> None:
+        self.executor.submit(calls)
+
+    def close(self) -> None:
+        leftovers = self.executor.shutdown(cancel=True, timeout=5.0)
+        for manager in self.managers:
+            try:
+                manager.wait(PATIENCE)
+            finally:
+                manager.kill()
+                manager.wait()
+        assert leftovers == []
+
+
+@pytest.fixture
+def block(recorder: Any, eventually: Any) -> Iterator[Block]:
+    block = Block(recorder, eventually)
+    yield block
+    block.close()
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    with Gate() as gate:
+        yield gate
+
+
+def test_it_runs_once_and_is_told_its_nodes(block: Block, recorder: Any) -> None:
+    wide = block.call(surroundings, nodes=2, ranks=5)
+    shell = block.call(of_a_shell, nodes=3)
+    small = [block.call(surroundings) for _ in range(6)]
+    ranks = block.call(surroundings, ranks=4)
+    block.submit(wide, shell, *small, ranks)
+    host = os.uname().nodename
+    found = recorder.wait(wide)[0].value
+    hostfile = found.pop("WEFT_HOSTFILE")
+    assert found == {
+        "WEFT_NODES": f"{host},{host}",
+        "WEFT_NODE_COUNT": "2",
+        "WEFT_RANKS": "5",
+        "WEFT_RANKS_PER_NODE": "3",
+        "lines": f"{host}\n" * 6,
+    }
+    assert not os.path.exists(hostfile)
+    assert recorder.wait(shell)[0].value == "3 3"
+    assert not any("WEFT_NODES" in outcome.value for outcome in recorder.wait(*small))
+    assert recorder.wait(ranks)[0].value["WEFT_RANKS"] == "4"
+
+
+def test_nobody_else_gets_its_nodes(block: Block, recorder: Any, gate: Gate) -> None:
+    wide = block.call(nodes_of_gate, gate.address, nodes=3)
+    block.submit(wide)
+    gate.wait_begun(PATIENCE)
+    small, barrier = block.call(abs, -1), block.call(abs, -2)
+    block.submit(small, barrier)
+    assert list(block.executor.cancel([barrier.id])) == [barrier.id]  # the interchange has heard of both
+    session = block.executor._session
+    assert session is not None
+    assert [list(manager.calls) for manager in session.server.interchange.roster] == [[wide.id], [], []]
+    gate.open()
+    assert recorder.wait(wide)[0].value == 3
+    assert recorder.wait(small)[0].value == 1
+
+
+@pytest.mark.parametrize("which", ["first", "other"])
+def test_one_of_its_nodes_is_killed(block: Block, recorder: Any, gate: Gate, which: str) -> None:
+    """Noticed at once, but for the second that is granted to the batch system; the others are free again."""
+    wide = block.call(pass_gate, gate.address, nodes=3)
+    block.submit(wide)
+    gate.wait_begun(PATIENCE)
+    order = [info["pid"] for info in block.executor.status()["managers"]]
+    victim = order[0] if which == "first" else order[1]
+    since = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    error = recorder.wait(wide)[0].error
+    assert time.monotonic() - since < 3.0
+    assert isinstance(error, ManagerLostError)
+    assert error.certificate is not None
+    assert (error.certificate.pid, error.certificate.block_id) == (victim, "b")
+    again = block.call(of_a_shell, nodes=2)
+    block.submit(again)
+    assert recorder.wait(again)[0].value == "2 2"
+
+
+def test_cancel_and_timeout_free_all_nodes(block: Block, recorder: Any, gate: Gate) -> None:
+    first = block.call(pass_gate, gate.address, nodes=3)
+    block.submit(first)
+    gate.wait_begun(PATIENCE)
+    assert list(block.executor.cancel([first.id])) == [first.id]
+    second = block.call(time.sleep, 1000, nodes=3, timeout=0.3)
+    third = block.call(of_a_shell, nodes=3, ranks=6)
+    block.submit(second, third)
+    assert isinstance(recorder.wait(second)[0].error, TaskTimeoutError)
+    assert recorder.wait(third)[0].value == "3 6"
+
+
+def test_more_nodes_than_a_block_has_are_refused(block: Block, recorder: Any) -> None:
+    call = block.call(abs, -1, nodes=4)
+    block.submit(call)
+    error = recorder.wait(call)[0].error
+    assert isinstance(error, ResourcesError)
+    assert "nodes=4" in str(error)
+    assert "3 nodes" in str(error)
+
+
+def test_its_demand_is_that_of_its_nodes(recorder: Any) -> None:
+    executor = HighThroughputExecutor(workers_per_node=4, blocks=Blocks(provider=InMemoryProvider(), nodes=3))
+    executor.start(recorder)
+    try:
+        wide = recorder.call(abs, -1)._replace(options=CallOptions(resources=Resources(nodes=2)))
+        executor.submit([wide, recorder.call(abs, -1)])
+        assert executor.demand()[:3] == (2 * 4 + 1, 0, 12)
+    finally:
+        executor.shutdown(cancel=True, timeout=5.0)
