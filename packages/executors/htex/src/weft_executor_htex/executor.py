@@ -156,8 +156,9 @@ class HighThroughputExecutor(BaseExecutor):
     def refusal(self, resources: Resources) -> str | None:
         blocks = self._blocks
         if resources.nodes > blocks.nodes:
+            have = "one node" if blocks.nodes == 1 else f"{blocks.nodes} nodes"
             return (
-                f"blocks of executor {self.label!r} have {blocks.nodes} nodes, the task asks for "
+                f"blocks of executor {self.label!r} have {have}, the task asks for "
                 f"{resources.nodes}: set nodes={resources.nodes} in its blocks"
             )
         if resources.gpus and self._accelerators is None:

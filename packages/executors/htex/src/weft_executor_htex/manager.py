@@ -258,8 +258,6 @@ class ManagerProcess:
         pieces: list[Frame] = []
         for entry, kind, payload, error in endings:
             entry.done = True
-            if self._host_files:
-                self._host_files.remove(entry.id)
             if error is not None:
                 kind, payload = _ERROR, self._pack(entry, error)
             if len(payload) > _LARGE:
@@ -269,6 +267,8 @@ class ManagerProcess:
                 ids.append(entry.id)
                 kinds.append(kind)
                 pieces.append(payload)
+        if self._host_files:
+            self._host_files.remove([ending.entry.id for ending in endings])
         if ids:
             groups.append(ResultGroup(ids, kinds, [len(piece) for piece in pieces]))
             payloads.append(b"".join(pieces))

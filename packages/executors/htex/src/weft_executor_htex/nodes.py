@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from weft_interfaces import Resources
 
@@ -53,12 +53,13 @@ class HostFiles:
         self._paths[call_id] = path
         return path
 
-    def remove(self, call_id: int) -> None:
-        """The call has ended."""
-        path = self._paths.pop(call_id, None)
-        if path is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+    def remove(self, ids: Iterable[int]) -> None:
+        """These calls have ended."""
+        for call_id in ids:
+            path = self._paths.pop(call_id, None)
+            if path is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
 
     def close(self) -> None:
         """Remove all."""
