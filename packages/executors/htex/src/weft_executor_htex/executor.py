@@ -296,9 +296,7 @@ class _Session:
             prefetch=executor._prefetch,
             address=executor._address,
         )
-        self.placement: Placement = InterchangeThread(
-            executor.label, self.client, setup, executor._selector
-        )
+        self.placement: Placement = InterchangeThread(executor.label, self.client, setup, executor._selector)
         self.placement.start()
         self._ending = threading.Lock()
         self._ended = False

@@ -65,9 +65,7 @@ class InterchangeThread:
     between whiles a thread that has something urgent to send, which saves it a change of threads.
     """
 
-    def __init__(
-        self, label: str, client: Client, setup: InterchangeSetup, selector: Selector
-    ) -> None:
+    def __init__(self, label: str, client: Client, setup: InterchangeSetup, selector: Selector) -> None:
         self._client = client
         self._inbox: list[tuple[Message, Sequence[Frame]]] = []
         self._alone = threading.Lock()

@@ -36,15 +36,21 @@ class FunctionRecord:
 class OptionsRecord:
     """Options of calls, under a number, and what is read of them for every call.
 
-<<<<<<< HEAD
-    __slots__ = ("arguments", "memory", "number", "options", "priority", "slots", "timeout")
-=======
     environment: variables that calls with them find in their worker. demand: the slots that each takes in
     all, where a node has ``node_slots``.
     """
->>>>>>> b69c2c2 (Tasks that take several nodes run on the pilot executor: whole nodes of one block, held as they become free)
 
-    __slots__ = ("arguments", "demand", "environment", "number", "options", "priority", "slots", "timeout")
+    __slots__ = (
+        "arguments",
+        "demand",
+        "environment",
+        "memory",
+        "number",
+        "options",
+        "priority",
+        "slots",
+        "timeout",
+    )
 
     def __init__(
         self,

@@ -82,6 +82,7 @@ class Template:
         except ConnectionError:
             return
         finally:
+            signal.set_wakeup_fd(-1)
             for pid in self._workers:
                 kill_group(pid)
 
@@ -152,6 +153,8 @@ class Template:
             code = 0
         except KeyboardInterrupt:
             code = 130
+        except ConnectionError:  # who it was to work for is gone
+            pass
         except BaseException:  # noqa: BLE001  a forked process must not go on where its parent would
             sys.excepthook(*sys.exc_info())
         finally:
