@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from statistics import median, quantiles
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy
 
 __all__ = [
     "Case",
@@ -19,7 +23,10 @@ __all__ = [
     "echo",
     "fan",
     "interleave",
+    "large_results",
+    "naps",
     "noop",
+    "one_to_many",
     "round_trips",
     "throughput",
 ]
@@ -28,20 +35,33 @@ Call: TypeAlias = Callable[..., "Future[Any]"]
 Case: TypeAlias = Callable[["Contender"], float]
 
 
+def results(futures: Iterable[Future[Any]]) -> list[Any]:
+    """Waits for them, one after the other."""
+    return [future.result() for future in futures]
+
+
 @dataclass(frozen=True)
 class Contender:
     """Something that runs functions. ``bind(function)`` is the callable with which its users call it.
 
     ``waits_for_futures``: a future may be an argument; otherwise who calls waits for it first.
+    ``gather``: how its users wait for many results. ``share``: how they pass a large value to many calls, if
+    there is another way than just to pass it.
     """
 
     name: str
     bind: Callable[[Callable[..., Any]], Call]
     waits_for_futures: bool = True
+    gather: Callable[[list[Any]], list[Any]] = results
+    share: Callable[[Any], Any] | None = None
+
+    def result(self, future: Future[Any]) -> Any:
+        """Waits for this one."""
+        return self.gather([future])[0]
 
     def ready(self, future: Future[Any]) -> Any:
         """What stands for this future in the arguments of the next call."""
-        return future if self.waits_for_futures else future.result()
+        return future if self.waits_for_futures else self.result(future)
 
 
 # -- what the tasks do: importable, so that processes find it ------------------------------------------------
@@ -66,6 +86,32 @@ def add_all(values: list[int]) -> int:
     return sum(values)
 
 
+def nap(seconds: float) -> None:
+    """A task that takes its time."""
+    time.sleep(seconds)
+
+
+def touch(array: numpy.ndarray) -> int:
+    """Read something of every page."""
+    return int(array[::4096].sum())
+
+
+def make_large(seed: int, size: int) -> numpy.ndarray:
+    """So many bytes, which no other seed gives: what has been sent before may be known."""
+    import numpy
+
+    return numpy.random.default_rng(seed).integers(0, 256, size, numpy.uint8)
+
+
+def fill(value: int, size: int) -> numpy.ndarray:
+    """So many bytes, in no time."""
+    import numpy
+
+    array = numpy.zeros(size, numpy.uint8)
+    array[:8].view(numpy.uint64)[0] = value
+    return array
+
+
 def run_true() -> None:
     """The smallest command, as it is run without Weft."""
     subprocess.run(["true"], check=True, stdin=subprocess.DEVNULL)
@@ -79,7 +125,16 @@ def throughput(contender: Contender, calls: int, function: Callable[..., Any] = 
     call = contender.bind(function)
     with _Clock() as clock:
         futures = [call() for _ in range(calls)]
-        _wait(futures)
+        contender.gather(futures)
+    return calls / clock.seconds
+
+
+def naps(contender: Contender, calls: int, seconds: float) -> float:
+    """Calls per second of tasks that take so long."""
+    call = contender.bind(nap)
+    with _Clock() as clock:
+        futures = [call(seconds) for _ in range(calls)]
+        contender.gather(futures)
     return calls / clock.seconds
 
 
@@ -89,7 +144,7 @@ def round_trips(contender: Contender, calls: int) -> list[float]:
     seconds = []
     for _ in range(calls):
         with _Clock(collect=False) as clock:
-            call().result()
+            contender.result(call())
         seconds.append(clock.seconds)
     return seconds
 
@@ -101,7 +156,7 @@ def chain(contender: Contender, calls: int) -> float:
         future = call(0)
         for _ in range(calls - 1):
             future = call(contender.ready(future))
-        value = future.result()
+        value = contender.result(future)
     assert value == calls
     return calls / clock.seconds
 
@@ -112,14 +167,33 @@ def fan(contender: Contender, calls: int) -> float:
     with _Clock() as clock:
         first = contender.ready(one(0))
         leaves = [many(first) for _ in range(calls)]
-        total = all_of_them([contender.ready(leaf) for leaf in leaves]).result()
+        total = contender.result(all_of_them([contender.ready(leaf) for leaf in leaves]))
     assert total == 2 * calls
     return (calls + 2) / clock.seconds
 
 
-def _wait(futures: Iterable[Future[Any]]) -> None:
-    for future in futures:
-        future.result()
+def one_to_many(contender: Contender, calls: int, size: int, *, shared: bool = False) -> float:
+    """Seconds until so many calls have read one array of so many bytes. Sharing it counts, making it not."""
+    array = make_large(next(_seeds), size)
+    expected = touch(array)
+    call = contender.bind(touch)
+    with _Clock() as clock:
+        argument = contender.share(array) if shared and contender.share else array
+        found = contender.gather([call(argument) for _ in range(calls)])
+    assert found == [expected] * calls
+    return clock.seconds
+
+
+def large_results(contender: Contender, calls: int, size: int) -> float:
+    """Seconds until so many results of so many bytes are there, all of them different."""
+    call = contender.bind(fill)
+    with _Clock() as clock:
+        arrays = contender.gather([call(next(_seeds), size) for _ in range(calls)])
+    assert sum(array.nbytes for array in arrays) == calls * size
+    return clock.seconds
+
+
+_seeds = itertools.count(1)
 
 
 class _Clock:

@@ -1,117 +1,122 @@
-"""The pilot executor on this machine, beside the process pool of the standard library.
+"""The pilot executor on this machine, beside the process pool of the standard library, a pipeline that does
+nothing but to pass calls through ZeroMQ, and its peers.
 
-``hatch run bench:htex``. One block of this machine with two workers. Contenders take turns; figures are
-medians, ratios are medians of the ratios of neighbours in time.
+``hatch run bench:htex``; with Parsl, Dask and Ray: ``hatch run bench-peers:htex``. One block of this machine,
+two workers. Weft, the pool and the pipeline live in one process and take turns: figures are medians, ratios
+are medians of the ratios of neighbours in time. Each of the peers comes after them in an interpreter of its
+own, as do all where it is about memory and start. A contender that breaks is reported, and ends nothing but
+itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from datetime import date
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-import weft
-from cases import Case, Contender, chain, fan, throughput
-from kernel import compare, contenders, latency
-from probes import start_seconds
-from record import Figure, Target, keep, show
+from alone import Found, measure, measure_alone, warm_up
+from cases import interleave
+from contenders import ENCRYPTED, OWN, PEERS, PEERS_ENCRYPTED, WEFT, side_by_side
+from lines import PEERS as PEERS_SIZES
+from lines import PEERS_QUICK, QUICK, SECTIONS, Line, Sizes
+from record import Figure, Target, keep, show, summarize
 
 RESULTS = Path(__file__).parent / "results"
-SECTION = "pilot executor, beside ProcessPoolExecutor"
-START = """
-import weft
-htex = {"type": "htex", "workers_per_node": 2, "blocks": {"provider": "local"}}
-with weft.run(executors=[htex], progress=False):
-    assert weft.task(abs)(-1).result() == 1
-"""
+BESIDE = "ProcessPool"
+TITLES = {
+    "speed": "speed",
+    "data": "large data",
+    "memory": "memory of a pending task, in the client's process",
+    "start": "fresh interpreter",
+}
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """How much is measured."""
-
-    rounds: int = 5
-    workers: int = 2
-    noops: int = 50_000
-    trips: int = 1_000
-    chain: int = 2_000
-    fan: int = 20_000
-    short: int = 2_000
-    starts: int = 10
-
-
-QUICK = Sizes(rounds=1, noops=500, trips=100, chain=100, fan=500, short=100, starts=2)
-
-
-def make(workers: int) -> weft.HighThroughputExecutor:
-    """One block of this machine."""
-    return weft.HighThroughputExecutor(
-        workers_per_node=workers, blocks=weft.Blocks(provider=weft.LocalProvider())
-    )
-
-
-def nap(seconds: float) -> None:
-    """A task that takes its time."""
-    time.sleep(seconds)
-
-
-def naps(contender: Contender, calls: int, seconds: float) -> float:
-    """Calls per second of tasks that take so long."""
-    return throughput(contender, calls, partial(nap, seconds))
-
-
-def speed(sizes: Sizes) -> Iterator[Figure]:
-    """Throughput, chains, round trips."""
-    pool = ProcessPoolExecutor(sizes.workers)
-    pool.submit(abs, 0).result()  # it forks now, while there are no threads
-    cases: dict[str, tuple[Case, Target | None]] = {
-        f"{sizes.noops:,} no-ops": (partial(throughput, calls=sizes.noops), Target(">=", 4, of_ratio=True)),
-        f"{sizes.short:,} x 1 ms": (partial(naps, calls=sizes.short, seconds=0.001), None),
-        f"{sizes.short // 10:,} x 10 ms": (partial(naps, calls=sizes.short // 10, seconds=0.01), None),
-        f"{sizes.short // 100:,} x 100 ms": (partial(naps, calls=sizes.short // 100, seconds=0.1), None),
-        f"chain of {sizes.chain:,}": (partial(chain, calls=sizes.chain), Target(">=", 5_000)),
-        f"1 to {sizes.fan:,} to 1": (partial(fan, calls=sizes.fan), None),
+def measure_section(section: str, sizes: Sizes, peers: Sizes | None) -> Iterator[Figure]:
+    """Everybody; one line of figures without encryption, and one with it where that is known."""
+    lines = SECTIONS[section](sizes)
+    found = together(lines) if lines[0].side_by_side else each(section, OWN, sizes)
+    if peers is not None:
+        found |= each(section, PEERS, peers)
+    for name, one in found.items():
+        for left in one.left:
+            print(f"{name} left a process behind: {left}", file=sys.stderr)
+    ours = {name: one for name, one in found.items() if name not in (ENCRYPTED, *PEERS_ENCRYPTED.values())}
+    yield from figures(TITLES[section], lines, ours)
+    theirs = {BESIDE: found[BESIDE]} | {
+        name: found[other] for name, other in PEERS_ENCRYPTED.items() if other in found
     }
-    with contenders(partial(make, sizes.workers), pool) as them:
-        yield from compare(SECTION, them, sizes, cases)
-        yield from latency(SECTION, them, sizes)
+    yield from figures(f"{TITLES[section]}, encrypted", lines, {WEFT: found[ENCRYPTED], **theirs})
 
 
-def at_start(sizes: Sizes) -> Iterator[Figure]:
-    """A fresh interpreter, from its start to the first result and its end."""
-    seconds = [start_seconds(START) for _ in range(sizes.starts)]
-    yield Figure(
-        "interpreter", "python -c: import, first result, end", "s", median(seconds), samples={"weft": seconds}
-    )
+def together(lines: list[Line]) -> dict[str, Found]:
+    """Those that can live in one process, in turn."""
+    found: dict[str, Found] = {}
+    with side_by_side() as contenders:
+        for contender in contenders:
+            warm_up(contender)
+            found[contender.name] = Found()
+        for line in lines:
+            assert line.case is not None
+            able = [one for one in contenders if one.share is not None or not line.sharing]
+            for name, samples in interleave(partial(measure, line.case), able, line.rounds).items():
+                found[name].samples[line.name] = samples
+    return found
 
 
-SECTIONS: dict[str, Callable[[Sizes], Iterator[Figure]]] = {"speed": speed, "start": at_start}
+def each(section: str, names: Mapping[str, Any], sizes: Sizes) -> dict[str, Found]:
+    """One after the other."""
+    found = {}
+    for name in names:
+        print(f"  {name}", file=sys.stderr, flush=True)
+        found[name] = measure_alone(name, section, sizes)
+    return found
+
+
+def figures(section: str, lines: list[Line], found: Mapping[str, Found]) -> Iterator[Figure]:
+    """What was found, line by line."""
+    if error := found[WEFT].error:
+        raise RuntimeError(f"{section}: {error}")
+    for line in lines:
+        samples = {name: one.samples[line.name] for name, one in found.items() if line.name in one.samples}
+        if WEFT not in samples:
+            continue
+        errors = {
+            name: f"{section}: {one.error}"
+            for name, one in found.items()
+            if one.error and len(samples.get(name, ())) == 0 and line.peers
+        }
+        yield summarize(section, line.name, line.unit, samples, line.target, beside=BESIDE, errors=errors)
+        for name, number in line.times.items():
+            if name in samples:
+                ratio = median(samples[WEFT]) / median(samples[name])
+                yield Figure(section, f"{line.name}, {name} = 1", "x", ratio, target=Target(">=", number))
 
 
 def main() -> None:
     """Measure, show, keep."""
-    parser = argparse.ArgumentParser(prog="bench:htex", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="bench:htex", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("section", nargs="*", help=f"{', '.join(SECTIONS)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="measure little: to see whether it works")
-    default = RESULTS / f"htex-{date.today():%Y-%m-%d}.json"
-    parser.add_argument("--output", type=Path, default=default, help="JSON file")
+    parser.add_argument("--peers", action="store_true", help=f"also {', '.join(PEERS)}")
+    parser.add_argument("--output", type=Path, help="JSON file; the table gets the same name and .txt")
     arguments = parser.parse_args()
     if unknown := set(arguments.section) - SECTIONS.keys():
         parser.error(f"no section is called {', '.join(unknown)}; the sections are {', '.join(SECTIONS)}")
-    sizes = QUICK if arguments.quick else Sizes()
-    figures: list[Figure] = []
+    default = RESULTS / f"htex{'-peers' if arguments.peers else ''}-{date.today():%Y-%m-%d}.json"
+    sizes, peers = (QUICK, PEERS_QUICK) if arguments.quick else (Sizes(), PEERS_SIZES)
+    found: list[Figure] = []
     for name in arguments.section or SECTIONS:
         print(f"measuring: {name}", file=sys.stderr, flush=True)
-        figures += SECTIONS[name](sizes)
-    show(figures)
-    keep(figures, arguments.output, asdict(sizes))
+        found += measure_section(name, sizes, peers if arguments.peers else None)
+    show(found)
+    settings = {**asdict(sizes), "peers": asdict(peers) if arguments.peers else None}
+    keep(found, arguments.output or default, settings)
 
 
 if __name__ == "__main__":

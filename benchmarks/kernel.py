@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import weft
 from cases import Case, Contender, chain, fan, interleave, percentile, round_trips, run_true, throughput
 from probes import probe, start_seconds
-from record import Figure, Target, keep, show
+from record import Figure, Target, keep, medians, show, summarize
 from weft_core import Kernel, TaskSpec
 from weft_interfaces import Executor
 
@@ -80,16 +80,6 @@ def bind_to_kernel(kernel: Kernel, function: Callable[..., Any]) -> Callable[...
 
 
 # -- figures -------------------------------------------------------------------------------------------------
-
-
-def summarize(
-    section: str, name: str, unit: str, samples: dict[str, list[float]], target: Target | None = None
-) -> Figure:
-    """Medians, and the median of the ratios within each round."""
-    medians = {contender: median(values) for contender, values in samples.items()}
-    pairs = zip(samples["weft"], samples.get("bare", ()), strict=False)
-    ratio = median(ours / theirs for ours, theirs in pairs) if "bare" in samples else None
-    return Figure(section, name, unit, ratio=ratio, target=target, samples=samples, **medians)
 
 
 class Rounds(Protocol):
@@ -212,8 +202,7 @@ def at_start(sizes: Sizes) -> Iterator[Figure]:
     ):
         added = [ours - bare for ours, bare in zip(seconds[name], seconds["bare"], strict=True)]
         samples = {"weft": added, "bare": seconds["bare"]}
-        medians = {contender: median(values) for contender, values in samples.items()}
-        yield Figure(section, label, "s", target=target, samples=samples, **medians)
+        yield Figure(section, label, "s", **medians(samples), target=target, samples=samples)
 
 
 def interleave_starts(codes: dict[str, str], rounds: int) -> dict[str, list[float]]:

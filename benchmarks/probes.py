@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cases import echo, noop
+from cases import Contender, echo, noop
 
-__all__ = ["probe", "start_seconds"]
+__all__ = ["probe", "queued", "resident", "start_seconds"]
 
 WIDTH = 1_000  # chains side by side in a graph
 
 Submit = Callable[..., "Future[Any]"]
-Binder = Callable[[Callable[..., Any]], Submit]
 
 
 def probe(name: str, tasks: int, *options: str) -> dict[str, float]:
@@ -46,22 +47,22 @@ def start_seconds(code: str) -> float:
 # -- in the fresh interpreter --------------------------------------------------------------------------------
 
 
-def queued(tasks: int, bind: Binder, gauge: Callable[[], int]) -> dict[str, float]:
+def queued(tasks: int, contender: Contender, gauge: Callable[[], int]) -> dict[str, float]:
     """Tasks that wait for a worker."""
-    with _blocked_workers(bind):
-        return _bytes_each(tasks, bind(noop), (), gauge)
+    with _blocked_workers(contender):
+        return _bytes_each(tasks, contender.bind(noop), (), gauge)
 
 
-def dependent(tasks: int, bind: Binder, gauge: Callable[[], int]) -> dict[str, float]:
+def dependent(tasks: int, contender: Contender, gauge: Callable[[], int]) -> dict[str, float]:
     """Tasks that wait for another task."""
-    with _blocked_workers(bind) as blocked:
-        return _bytes_each(tasks, bind(echo), (blocked,), gauge)
+    with _blocked_workers(contender) as blocked:
+        return _bytes_each(tasks, contender.bind(echo), (blocked,), gauge)
 
 
-def graph(tasks: int, bind: Binder, gauge: Callable[[], int]) -> dict[str, float]:
+def graph(tasks: int, contender: Contender, gauge: Callable[[], int]) -> dict[str, float]:
     """Chains side by side: every task is pending before the first begins, then all of them run."""
-    link = bind(echo)
-    with _blocked_workers(bind) as blocked:
+    link = contender.bind(echo)
+    with _blocked_workers(contender) as blocked:
         before = gauge()
         began = time.perf_counter()
         layer = [blocked] * min(WIDTH, tasks)
@@ -85,23 +86,33 @@ def graph(tasks: int, bind: Binder, gauge: Callable[[], int]) -> dict[str, float
 
 
 @contextmanager
-def _blocked_workers(bind: Binder) -> Iterator[Future[Any]]:
+def _blocked_workers(contender: Contender) -> Iterator[Future[Any]]:
     """While inside, both workers are busy with one task each; this is the future of one of them."""
-    bind(noop)().result()  # what is made once, at the first call, belongs to no task
-    gate = threading.Event()
-    begun = threading.Barrier(3)
+    contender.result(contender.bind(noop)())  # what is made once, at the first call, belongs to no task
+    with tempfile.TemporaryDirectory() as directory:
+        begun, gate = os.path.join(directory, "begun"), os.path.join(directory, "gate")
+        os.mkfifo(begun)
+        os.mkfifo(gate)
+        # Opened for both, so that nobody waits for the other end when opening it.
+        with open(begun, "r+b", buffering=0) as signs, open(gate, "r+b", buffering=0) as way:
+            call = contender.bind(hold)
+            blocked = [call(begun, gate), call(begun, gate)]
+            for _ in blocked:
+                signs.read(1)
+            try:
+                yield blocked[0]
+            finally:
+                way.write(b"..")
+                for future in blocked:
+                    contender.result(future)
 
-    def hold() -> None:
-        begun.wait()
-        gate.wait()
 
-    call = bind(hold)
-    blocked = [call(), call()]
-    begun.wait()
-    try:
-        yield blocked[0]
-    finally:
-        gate.set()
+def hold(begun: str, gate: str) -> None:
+    """Say that it has begun, and wait for a byte; through named pipes, wherever on this machine it runs."""
+    with open(gate, "rb", buffering=0) as way:
+        with open(begun, "wb", buffering=0) as sign:
+            sign.write(b".")
+        way.read(1)
 
 
 def _bytes_each(
@@ -128,19 +139,19 @@ def traced() -> int:
 
 
 @contextmanager
-def bare() -> Iterator[Binder]:
+def bare() -> Iterator[Contender]:
     """The standard library's threads."""
     with ThreadPoolExecutor(2) as pool:
-        yield lambda function: lambda *arguments: pool.submit(function, *arguments)
+        yield Contender("bare", lambda function: partial(pool.submit, function), False)
 
 
 @contextmanager
-def face() -> Iterator[Binder]:
+def face() -> Iterator[Contender]:
     """``@weft.task`` on threads."""
     import weft
 
     with weft.run(executors=[weft.ThreadExecutor(workers=2)], progress=False):
-        yield weft.task
+        yield Contender("weft", weft.task)
 
 
 def main(name: str, tasks: str, contender: str = "face", gauge: str = "resident") -> None:
@@ -150,8 +161,8 @@ def main(name: str, tasks: str, contender: str = "face", gauge: str = "resident"
     probes = {"queued": queued, "dependent": dependent, "graph": graph}
     contenders = {"face": face, "bare": bare}
     gauges = {"resident": resident, "traced": traced}
-    with contenders[contender]() as bind:
-        found = probes[name](int(tasks), bind, gauges[gauge])
+    with contenders[contender]() as opened:
+        found = probes[name](int(tasks), opened, gauges[gauge])
     json.dump(found, sys.stdout)
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from statistics import median
+from typing import Any, Literal, TextIO
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Figure", "Target", "keep", "show"]
+__all__ = ["Figure", "Target", "compared", "keep", "medians", "show", "summarize"]
 
 PACKAGES = (
     "weft",
@@ -27,13 +29,14 @@ PACKAGES = (
     "weft-interfaces",
     "weft-provider-local",
 )
-WIDTH = 120  # holds the longest name: no figure is cut
+PEERS = ("distributed", "numpy", "parsl", "pyzmq", "ray")
+WIDTH = 180  # holds the longest names and all contenders: no figure is cut
 VERDICTS = {"met": "[green]met[/]", "missed": "[bold red]MISSED[/]", "": ""}
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure must reach: it, or its ratio to the bare one, at least or at most a number."""
+    """What a figure must reach: it, or its ratio, at least or at most a number."""
 
     bound: Literal[">=", "<="]
     number: float
@@ -50,17 +53,25 @@ class Target:
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table. ``ratio`` is Weft's figure, through ``@weft.task``, in terms of the bare one."""
+    """One line of the table: what Weft reaches through ``@weft.task``, and what the others do.
+
+    ``ratio`` is Weft's figure in terms of that of the one that the section is beside. ``errors``: what came
+    of contenders that broke.
+    """
 
     section: str
     name: str
     unit: str
     weft: float
-    kernel: float | None = None
-    bare: float | None = None
+    others: dict[str, float] = field(default_factory=dict)
     ratio: float | None = None
     target: Target | None = None
     samples: dict[str, list[Any]] = field(default_factory=dict, repr=False)
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def cell(self, contender: str) -> str:
+        """What the table shows of one of the others."""
+        return "[red]failed[/]" if contender in self.errors else readable(self.others.get(contender))
 
     @property
     def verdict(self) -> str:
@@ -70,24 +81,68 @@ class Figure:
         return "met" if self.target.met(self) else "missed"
 
 
-def show(figures: Sequence[Figure]) -> None:
-    """Print the table, and say in words which targets were missed."""
+def summarize(
+    section: str,
+    name: str,
+    unit: str,
+    samples: dict[str, list[float]],
+    target: Target | None = None,
+    *,
+    beside: str = "bare",
+    errors: Mapping[str, str] | None = None,
+) -> Figure:
+    """Medians, and how Weft compares with the contender that it is measured beside."""
+    ratio = compared(samples, beside) if beside in samples else None
+    return Figure(
+        section, name, unit, **medians(samples), ratio=ratio, target=target, samples=samples,
+        errors=dict(errors or {}),
+    )  # fmt: skip
+
+
+def medians(samples: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Of all contenders, as a figure has them."""
+    found = {contender: median(values) for contender, values in samples.items()}
+    return {"weft": found.pop("weft"), "others": found}
+
+
+def compared(samples: Mapping[str, Sequence[float]], contender: str) -> float:
+    """Weft's figures in terms of another's.
+
+    The median of the ratios within each round, if they took turns; else the ratio of the medians.
+    """
+    ours, theirs = samples["weft"], samples[contender]
+    if len(ours) != len(theirs):
+        return median(ours) / median(theirs)
+    return median(one / other for one, other in zip(ours, theirs, strict=True))
+
+
+def show(figures: Sequence[Figure], file: TextIO | None = None) -> None:
+    """Print the table, and say in words what broke and which targets were missed."""
+    others = list(dict.fromkeys(name for figure in figures for name in (*figure.others, *figure.errors)))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("medians", no_wrap=True)
-    for header in ("unit", "@weft.task", "kernel", "bare", "ratio", "target"):
+    for header in ("unit", "@weft.task", *others, "ratio", "target"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for section, members in groupby(figures, key=lambda figure: figure.section):
         table.add_row(f"[bold]{section}[/]")
         for figure in members:
-            numbers = map(readable, (figure.weft, figure.kernel, figure.bare, figure.ratio))
             table.add_row(
-                f"  {figure.name}", figure.unit, *numbers, str(figure.target or ""), VERDICTS[figure.verdict]
+                f"  {figure.name}",
+                figure.unit,
+                readable(figure.weft),
+                *map(figure.cell, others),
+                readable(figure.ratio),
+                str(figure.target or ""),
+                VERDICTS[figure.verdict],
             )
         table.add_section()
-    console = Console(highlight=False)
+    console = Console(highlight=False, file=file)
     console.width = max(console.width, WIDTH)
     console.print(table)
+    broken = {f"{name}: {words}" for figure in figures for name, words in figure.errors.items()}
+    for line in sorted(broken):
+        console.print(line, markup=False)
     console.print(conclusion(figures))
 
 
@@ -108,16 +163,27 @@ def readable(number: float | None) -> str:
 
 
 def keep(figures: Sequence[Figure], path: Path, settings: dict[str, Any]) -> None:
-    """Write the figures as JSON, with what they were measured on."""
+    """Write the figures as JSON, with what they were measured on, and the table beside it as text."""
     record = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES} | versions(PEERS),
         "settings": settings,
         "figures": [{**asdict(figure), "verdict": figure.verdict} for figure in figures],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    with path.with_suffix(".txt").open("w", encoding="utf-8") as file:
+        show(figures, file)
+
+
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def machine() -> dict[str, Any]:

@@ -37,9 +37,68 @@ def test_pilot_benchmark_runs(root: Path, tmp_path: Path) -> None:
 
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
     record = json.loads(output.read_text(encoding="utf-8"))
-    names = {figure["name"].split()[-1] for figure in record["figures"]}
-    assert {"no-ops", "ms", "p50", "end"} <= names
-    assert all(figure["weft"] > 0 for figure in record["figures"])
+    figures = {(figure["section"], figure["name"]): figure for figure in record["figures"]}
+    assert {"ProcessPool", "pipeline", "kernel"} == figures["speed", "no-ops"]["others"].keys()
+    assert {"no-ops", "ms", "p50", "MB", "resident", "end"} <= {name.split()[-1] for _, name in figures}
+    assert all(figure["weft"] > 0 for figure in figures.values() if figure["unit"] != "bytes")
+    assert {section for section, _ in figures if "encrypted" not in section} == {
+        section.removesuffix(", encrypted") for section, _ in figures if "encrypted" in section
+    }
+    assert not any(figure["errors"] for figure in figures.values())
+    assert "…" not in result.stdout  # no figure is cut
+    assert output.with_suffix(".txt").read_text(encoding="utf-8").split() == result.stdout.split()
+
+
+def test_contender_that_breaks_is_reported(root: Path, tmp_path: Path) -> None:
+    """Ray is not installed where tests run."""
+    for section in ("speed", "start"):
+        command = [sys.executable, str(root / "benchmarks/alone.py"), "Ray", section, '{"starts": 1}']
+
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+        assert result.returncode == 0, result.stderr
+        found = json.loads(result.stdout)
+        assert not found["samples"]
+        assert found["error"] == "ModuleNotFoundError: No module named 'ray'"
+        assert not found["left"]
+
+
+def test_what_a_contender_leaves_behind_is_ended(root: Path, tmp_path: Path) -> None:
+    program = """
+import subprocess, sys, alone
+alone.adopt_orphans()
+alone.GRACE = 0.1
+parent = "import subprocess; subprocess.Popen(['sleep', '1000'], start_new_session=True)"
+process = alone.start([sys.executable, "-c", parent], sys.argv[1])
+process.wait()
+print(*alone.living().values())
+print(*alone.sweep(process))
+print(*alone.living().values())
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+
+    result = subprocess.run(
+        command, cwd=root / "benchmarks", capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert result.stdout == "sleep\nsleep\n\n"
+
+
+def test_bare_pipeline_passes_values_and_errors(root: Path, tmp_path: Path) -> None:
+    program = """
+from pipeline import Pipeline
+with Pipeline(2) as pipeline:
+    futures = [pipeline.submit(divmod, number, number % 7) for number in range(5_000)]
+    for number, future in enumerate(futures):
+        error = future.exception(30)
+        if number % 7:
+            assert future.result() == divmod(number, number % 7)
+        else:
+            assert isinstance(error, ZeroDivisionError), error
+"""
+    command = [sys.executable, "-c", program]
+
+    subprocess.run(command, cwd=root / "benchmarks", timeout=60, check=True)
 
 
 def test_unknown_section_is_named(root: Path) -> None:
