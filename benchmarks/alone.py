@@ -39,6 +39,12 @@ class Found:
     error: str | None = None
     left: list[str] = field(default_factory=list)
 
+    @property
+    def words(self) -> str:
+        """What went wrong, if anything did."""
+        left = f"left behind, and ended: {', '.join(self.left)}" if self.left else ""
+        return "; ".join(filter(None, [self.error, left]))
+
 
 def measure_alone(name: str, section: str, sizes: Sizes) -> Found:
     """What is found for this contender. A contender that breaks is no error here."""

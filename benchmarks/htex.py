@@ -17,15 +17,14 @@ from dataclasses import asdict
 from datetime import date
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from alone import Found, measure, measure_alone, warm_up
-from cases import interleave
+from cases import Case, Contender, interleave
 from contenders import ENCRYPTED, OWN, PEERS, PEERS_ENCRYPTED, WEFT, side_by_side
 from lines import PEERS as PEERS_SIZES
 from lines import PEERS_QUICK, QUICK, SECTIONS, Line, Sizes
-from record import Figure, Target, keep, show, summarize
+from record import Figure, Target, compared, keep, show, summarize
 
 RESULTS = Path(__file__).parent / "results"
 BESIDE = "ProcessPool"
@@ -43,9 +42,6 @@ def measure_section(section: str, sizes: Sizes, peers: Sizes | None) -> Iterator
     found = together(lines) if lines[0].side_by_side else each(section, OWN, sizes)
     if peers is not None:
         found |= each(section, PEERS, peers)
-    for name, one in found.items():
-        for left in one.left:
-            print(f"{name} left a process behind: {left}", file=sys.stderr)
     ours = {name: one for name, one in found.items() if name not in (ENCRYPTED, *PEERS_ENCRYPTED.values())}
     yield from figures(TITLES[section], lines, ours)
     theirs = {BESIDE: found[BESIDE]} | {
@@ -55,8 +51,18 @@ def measure_section(section: str, sizes: Sizes, peers: Sizes | None) -> Iterator
 
 
 def together(lines: list[Line]) -> dict[str, Found]:
-    """Those that can live in one process, in turn."""
+    """Those that can live in one process, in turn; without those that broke."""
     found: dict[str, Found] = {}
+
+    def attempt(case: Case, contender: Contender) -> float | None:
+        if found[contender.name].error:
+            return None
+        try:
+            return measure(case, contender)
+        except Exception as error:
+            found[contender.name].error = f"{type(error).__name__}: {error}"
+            return None
+
     with side_by_side() as contenders:
         for contender in contenders:
             warm_up(contender)
@@ -64,8 +70,9 @@ def together(lines: list[Line]) -> dict[str, Found]:
         for line in lines:
             assert line.case is not None
             able = [one for one in contenders if one.share is not None or not line.sharing]
-            for name, samples in interleave(partial(measure, line.case), able, line.rounds).items():
-                found[name].samples[line.name] = samples
+            for name, values in interleave(partial(attempt, line.case), able, line.rounds).items():
+                if samples := [value for value in values if value is not None]:
+                    found[name].samples[line.name] = samples
     return found
 
 
@@ -79,23 +86,19 @@ def each(section: str, names: Mapping[str, Any], sizes: Sizes) -> dict[str, Foun
 
 
 def figures(section: str, lines: list[Line], found: Mapping[str, Found]) -> Iterator[Figure]:
-    """What was found, line by line."""
-    if error := found[WEFT].error:
-        raise RuntimeError(f"{section}: {error}")
+    """What was found, line by line. What broke stands where there is no figure for it, and at the end."""
     for line in lines:
         samples = {name: one.samples[line.name] for name, one in found.items() if line.name in one.samples}
-        if WEFT not in samples:
-            continue
         errors = {
-            name: f"{section}: {one.error}"
+            name: f"{section}: {one.words}"
             for name, one in found.items()
-            if one.error and len(samples.get(name, ())) == 0 and line.peers
+            if one.words and (line is lines[-1] or (one.error and name not in samples))
         }
         yield summarize(section, line.name, line.unit, samples, line.target, beside=BESIDE, errors=errors)
         for name, number in line.times.items():
-            if name in samples:
-                ratio = median(samples[WEFT]) / median(samples[name])
-                yield Figure(section, f"{line.name}, {name} = 1", "x", ratio, target=Target(">=", number))
+            if samples.keys() >= {WEFT, name}:
+                times = compared(samples, name)
+                yield Figure(section, f"{line.name}, {name} = 1", "x", times, target=Target(">=", number))
 
 
 def main() -> None:
@@ -117,6 +120,8 @@ def main() -> None:
     show(found)
     settings = {**asdict(sizes), "peers": asdict(peers) if arguments.peers else None}
     keep(found, arguments.output or default, settings)
+    if any(figure.weft is None and WEFT in figure.errors for figure in found):
+        sys.exit("Weft broke: see above")
 
 
 if __name__ == "__main__":

@@ -55,14 +55,14 @@ class Target:
 class Figure:
     """One line of the table: what Weft reaches through ``@weft.task``, and what the others do.
 
-    ``ratio`` is Weft's figure in terms of that of the one that the section is beside. ``errors``: what came
-    of contenders that broke.
+    ``ratio`` is Weft's figure in terms of that of the one that the section is beside. ``errors``: what went
+    wrong, by contender; ``weft`` is None where that was Weft.
     """
 
     section: str
     name: str
     unit: str
-    weft: float
+    weft: float | None
     others: dict[str, float] = field(default_factory=dict)
     ratio: float | None = None
     target: Target | None = None
@@ -70,8 +70,9 @@ class Figure:
     errors: dict[str, str] = field(default_factory=dict)
 
     def cell(self, contender: str) -> str:
-        """What the table shows of one of the others."""
-        return "[red]failed[/]" if contender in self.errors else readable(self.others.get(contender))
+        """What the table shows of it."""
+        number = self.weft if contender == "weft" else self.others.get(contender)
+        return "[red]failed[/]" if number is None and contender in self.errors else readable(number)
 
     @property
     def verdict(self) -> str:
@@ -92,7 +93,7 @@ def summarize(
     errors: Mapping[str, str] | None = None,
 ) -> Figure:
     """Medians, and how Weft compares with the contender that it is measured beside."""
-    ratio = compared(samples, beside) if beside in samples else None
+    ratio = compared(samples, beside) if samples.keys() >= {"weft", beside} else None
     return Figure(
         section, name, unit, **medians(samples), ratio=ratio, target=target, samples=samples,
         errors=dict(errors or {}),
@@ -102,7 +103,7 @@ def summarize(
 def medians(samples: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Of all contenders, as a figure has them."""
     found = {contender: median(values) for contender, values in samples.items()}
-    return {"weft": found.pop("weft"), "others": found}
+    return {"weft": found.pop("weft", None), "others": found}
 
 
 def compared(samples: Mapping[str, Sequence[float]], contender: str) -> float:
@@ -118,7 +119,8 @@ def compared(samples: Mapping[str, Sequence[float]], contender: str) -> float:
 
 def show(figures: Sequence[Figure], file: TextIO | None = None) -> None:
     """Print the table, and say in words what broke and which targets were missed."""
-    others = list(dict.fromkeys(name for figure in figures for name in (*figure.others, *figure.errors)))
+    names = (name for figure in figures for name in (*figure.others, *figure.errors) if name != "weft")
+    others = list(dict.fromkeys(names))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("medians", no_wrap=True)
     for header in ("unit", "@weft.task", *others, "ratio", "target"):
@@ -130,8 +132,7 @@ def show(figures: Sequence[Figure], file: TextIO | None = None) -> None:
             table.add_row(
                 f"  {figure.name}",
                 figure.unit,
-                readable(figure.weft),
-                *map(figure.cell, others),
+                *map(figure.cell, ["weft", *others]),
                 readable(figure.ratio),
                 str(figure.target or ""),
                 VERDICTS[figure.verdict],
@@ -140,8 +141,7 @@ def show(figures: Sequence[Figure], file: TextIO | None = None) -> None:
     console = Console(highlight=False, file=file)
     console.width = max(console.width, WIDTH)
     console.print(table)
-    broken = {f"{name}: {words}" for figure in figures for name, words in figure.errors.items()}
-    for line in sorted(broken):
+    for line in dict.fromkeys(f"{name}: {words}" for one in figures for name, words in one.errors.items()):
         console.print(line, markup=False)
     console.print(conclusion(figures))
 
