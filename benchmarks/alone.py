@@ -108,7 +108,8 @@ def watch(name: str, section: str, sizes: Sizes) -> Found:
                 code = process.wait(most)
             except subprocess.TimeoutExpired:
                 code, found.error = -1, f"it took more than {most:g} s"
-            found.left = sweep(process)
+            finally:
+                found.left = sweep(process)
         for text in output.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError, TypeError):  # what others print
                 line, value = json.loads(text)
@@ -132,7 +133,7 @@ def adopt_orphans() -> None:
 
 def starts(entrant: Entrant, rounds: int, directory: str) -> Found:
     """How soon a fresh interpreter has the first result, and how long it takes to end then."""
-    found = Found(samples={FIRST: [], LAST: []})
+    found = Found()
     for _ in range(rounds):
         began = time.perf_counter()
         command, errors = [sys.executable, "-c", entrant.program], Path(directory, "errors")
@@ -142,10 +143,12 @@ def starts(entrant: Entrant, rounds: int, directory: str) -> Found:
             with time_limit(PATIENCE):
                 first, ended = follow(process)
         except Exception as error:
-            return Found(error=last_words(errors) or str(error), left=found.left + sweep(process))
-        found.left += sweep(process)
-        found.samples[FIRST].append(first - began)
-        found.samples[LAST].append(ended - first)
+            found.error = last_words(errors) or str(error)
+            break
+        finally:
+            found.left += sweep(process)
+        found.samples.setdefault(FIRST, []).append(first - began)
+        found.samples.setdefault(LAST, []).append(ended - first)
     return found
 
 
