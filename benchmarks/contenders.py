@@ -218,7 +218,14 @@ def absolute(value):
     return abs(value)
 
 folder = tempfile.gettempdir()
-ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+ray.init(
+    "local",
+    num_cpus=2,
+    include_dashboard=False,
+    log_to_driver=False,
+    _temp_dir=folder,
+    _node_ip_address="127.0.0.1",
+)
 assert ray.get(absolute.remote(-1)) == 1
 print("first", flush=True)
 ray.shutdown()
