@@ -14,16 +14,15 @@ import shutil
 import socket
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+from .connection import Connection
 from .interchange import Interchange
-from .messages import Frame, InterchangeState, MalformedError, Message
+from .messages import Frame, InterchangeState, Message
 from .selector import Selector
 from .setup import Endpoint, InterchangeSetup, Keys, ManagerAccess, boot_id
-from .stream import StreamReader, pack
 
 if TYPE_CHECKING:
     from .router import Router
@@ -32,7 +31,6 @@ __all__ = ["Ready", "Server"]
 
 Ready: TypeAlias = "list[tuple[selectors.SelectorKey, int]]"
 
-_RECEIVE = 1 << 16
 _UNIX, _TCP = b"u", b"t"  # what addresses of managers begin with
 
 
@@ -51,7 +49,7 @@ class Server:
         to_client: Callable[[Message, Sequence[Frame]], None],
     ) -> None:
         self._keys = Keys(b"", b"")
-        self._peers: dict[bytes, _Peer] = {}
+        self._peers: dict[bytes, Connection] = {}
         self._numbers = itertools.count()
         self._router: Router | None = None
         self._listener: socket.socket | None = None
@@ -137,36 +135,30 @@ class Server:
     def _accept(self, mask: int) -> None:
         assert self._listener is not None
         with contextlib.suppress(OSError):  # it has gone again, or there are no descriptors: it will retry
-            connection, _ = self._listener.accept()
-            connection.setblocking(False)
+            peer, _ = self._listener.accept()
             address = _UNIX + str(next(self._numbers)).encode()
-            self._peers[address] = _Peer(connection)
-            self._selector.register(connection, selectors.EVENT_READ, partial(self._serve_peer, address))
+            self._peers[address] = self.connect(
+                peer.detach(),
+                partial(self.interchange.from_manager, address),
+                partial(self._hang_up, address),
+            )
 
-    def _serve_peer(self, address: bytes, mask: int) -> None:
-        peer = self._peers.get(address)
-        if peer is None:
-            return
-        if mask & selectors.EVENT_WRITE and peer.flush():
-            self._watch(address, peer, selectors.EVENT_READ)
-        if mask & selectors.EVENT_READ:
-            try:
-                messages = peer.receive()
-            except MalformedError as error:
-                self.interchange.malformed[str(error)] += 1
-                messages = None
-            if messages is None:
-                self._hang_up(address, peer)
-            for message in messages or ():
-                self.interchange.from_manager(address, message)
+    def connect(
+        self,
+        descriptor: int,
+        deliver: Callable[[list[bytes]], object],
+        ended: Callable[[str], object],
+        outgoing: int | None = None,
+    ) -> Connection:
+        """Serve a stream of messages, too; see :class:`Connection`."""
+        return Connection(
+            self._selector, descriptor, descriptor if outgoing is None else outgoing, deliver, ended
+        )
 
-    def _watch(self, address: bytes, peer: _Peer, events: int) -> None:
-        self._selector.modify(peer.connection, events, partial(self._serve_peer, address))
-
-    def _hang_up(self, address: bytes, peer: _Peer) -> None:
-        del self._peers[address]
-        self._selector.unregister(peer.connection)
-        peer.connection.close()
+    def _hang_up(self, address: bytes, reason: str) -> None:
+        if reason:
+            self.interchange.malformed[reason] += 1
+        self._peers.pop(address).close()
         self.interchange.hung_up(address)
 
     def send(self, address: bytes, frames: list[Frame]) -> None:
@@ -176,8 +168,8 @@ class Server:
                 self.interchange.disconnected(address)
             return
         peer = self._peers.get(address)
-        if peer is not None and not peer.send(frames):
-            self._watch(address, peer, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        if peer is not None:
+            peer.send(frames)
 
     def dismiss(self, address: bytes, frames: list[Frame]) -> None:
         """Send a manager its last message."""
@@ -189,62 +181,13 @@ class Server:
     def close(self) -> None:
         """Send what is left, for half a second at most, and hang up."""
         for peer in self._peers.values():
-            peer.drain()
+            peer.close()
         self._peers.clear()
         self._selector.close()
         for end in (self._listener, self._router):
             if end is not None:
                 end.close()
         shutil.rmtree(self._directory, ignore_errors=True)
-
-
-class _Peer:
-    """One manager's connection."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self._reader = StreamReader()
-        self._outgoing: deque[memoryview] = deque()
-
-    def receive(self) -> list[list[bytes]] | None:
-        """The messages that have come; None when it is gone. Raises :class:`MalformedError`."""
-        try:
-            data = self.connection.recv(_RECEIVE)
-        except BlockingIOError:
-            return []
-        except OSError:
-            return None
-        return self._reader.feed(data) if data else None
-
-    def send(self, frames: list[Frame]) -> bool:
-        """Send what goes now; whether that was all."""
-        self._outgoing.extend(memoryview(part) for part in pack(frames))
-        return self.flush()
-
-    def flush(self) -> bool:
-        """Send what goes now of what is left; whether that was all."""
-        outgoing = self._outgoing
-        while outgoing:
-            try:
-                sent = self.connection.send(outgoing[0])
-            except BlockingIOError:
-                return False
-            except OSError:  # it is gone, which will be read
-                outgoing.clear()
-                return True
-            if sent == len(outgoing[0]):
-                outgoing.popleft()
-            else:
-                outgoing[0] = outgoing[0][sent:]
-        return True
-
-    def drain(self) -> None:
-        """Send what is left, for half a second at most, and close."""
-        self.connection.settimeout(0.5)
-        with contextlib.suppress(OSError):
-            for part in self._outgoing:
-                self.connection.sendall(part)
-        self.connection.close()
 
 
 def _ignore(mask: int) -> None:
