@@ -27,6 +27,14 @@ class TestOneWorker(BlockExecutorSuite):
 
 @pytest.mark.once
 @left_out(*NESTING, *ORDER)
+class TestInterchangeInAProcess(BlockExecutorSuite):
+    def make_executor(self) -> BlockExecutor:
+        blocks = Blocks(provider=InMemoryProvider())
+        return HighThroughputExecutor(workers_per_node=2, blocks=blocks, interchange="process")
+
+
+@pytest.mark.once
+@left_out(*NESTING, *ORDER)
 class TestThroughTcp(BlockExecutorSuite):
     def make_executor(self) -> BlockExecutor:
         blocks = Blocks(provider=InMemoryProvider(), min=0, init=1, max=4)

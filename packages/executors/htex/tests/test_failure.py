@@ -242,7 +242,10 @@ def test_a_manager_without_a_setup_says_so() -> None:
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
-def test_nothing_is_left_when_the_client_dies(tmp_path: Path, eventually: Any, how: str) -> None:
+@pytest.mark.parametrize("interchange", ["thread", "process"])
+def test_nothing_is_left_when_the_client_dies(
+    tmp_path: Path, eventually: Any, how: str, interchange: str
+) -> None:
     """Managers of this machine notice within two seconds that nobody listens any more."""
     code = textwrap.dedent("""
         import os, subprocess, sys, time
@@ -256,7 +259,8 @@ def test_nothing_is_left_when_the_client_dies(tmp_path: Path, eventually: Any, h
                 file.write(f"{os.getpid()} {os.getppid()}\\n")
             time.sleep(1000)
 
-        executor = HighThroughputExecutor(workers_per_node=2, blocks=Blocks(provider=InMemoryProvider()))
+        blocks = Blocks(provider=InMemoryProvider())
+        executor = HighThroughputExecutor(workers_per_node=2, blocks=blocks, interchange=sys.argv[3])
         executor.start(RecordingContext(Path(sys.argv[1])))
         command = executor.command("b")
         manager = subprocess.Popen(list(command.argv), stdin=subprocess.PIPE, start_new_session=True)
@@ -269,12 +273,17 @@ def test_nothing_is_left_when_the_client_dies(tmp_path: Path, eventually: Any, h
     path = tmp_path / "pids"
     path.touch()
     client = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path), str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", code, str(tmp_path), str(path), interchange],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert client.stdout is not None
     manager = int(client.stdout.readline())
     eventually(lambda: path.read_text().count("\n") == 2, "the calls do not begin")
     pids = [manager, *(int(pid) for line in path.read_text().splitlines() for pid in line.split())]
+    children = Path(f"/proc/{client.pid}/task/{client.pid}/children").read_text().split()
+    assert len(children) == (1 if interchange == "thread" else 2), "the manager, and the interchange"
+    pids += map(int, children)
     client.send_signal(getattr(signal, how))
     client.communicate(timeout=PATIENCE)
     eventually(lambda: not any(map(alive, pids)), "managers or workers are left", 6.0)

@@ -23,6 +23,7 @@ from weft_interfaces import (
     Event,
     ExecutorContext,
     HotLock,
+    InterchangeLostError,
     LostError,
     ManagerLostError,
     Outcome,
@@ -314,6 +315,30 @@ class Client:
                         unpack_result(entry.id, kind, payload[start:stop], self._serializer, name)
                     )
                 start = stop
+        self._report(outcomes)
+
+    def lose_interchange(self, certificate: DeathCertificate) -> None:
+        """It is gone, and with it all managers, and what it was sent. What it was not sent waits for the next
+        one.
+        """
+        with self.changed:
+            entries = [
+                self._remove(entry) for entry in list(self._entries.values()) if entry.worker is not None
+            ]
+            self._begun.clear()
+            self._known.clear()
+            managers = list(self.managers.values())
+            self.managers.clear()
+            self._slots = 0
+            self._reporting += 1
+        for info in managers:
+            self._emit("manager.gone", block=info.block, reason="the interchange is gone")
+        self._emit("interchange.lost", reason=str(certificate))
+        outcomes = []
+        for entry in entries:
+            message = f"the interchange that had task {entry.options.options.name!r} is gone"
+            error = entry.verdict or InterchangeLostError(message, [certificate])
+            outcomes.append(Outcome(entry.id, None, error))
         self._report(outcomes)
 
     def _put_back(self, ids: Sequence[int]) -> None:

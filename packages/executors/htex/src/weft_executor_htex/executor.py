@@ -67,6 +67,8 @@ class HighThroughputExecutor(BaseExecutor):
     "block-reverse"), every n-th ("alternating"), or a text such as ``"0-3,8"`` for each worker.
     selector: which manager gets the next calls: ``"least-loaded"``, ``"packed"`` (the busiest that has room,
     so that idle blocks can be given back), or an object, see :class:`weft_executor_htex.selector.Selector`.
+    interchange: where the interchange lives, ``"thread"`` (of this process) or ``"process"`` (one of its own:
+    it never waits for this one, and its loss costs no more than the calls that it had).
     """
 
     in_blocks = True
@@ -85,6 +87,7 @@ class HighThroughputExecutor(BaseExecutor):
         accelerators: int | Sequence[str | int] | None = None,
         affinity: Literal["none", "block", "block-reverse", "alternating"] | Sequence[str] = "none",
         selector: str | Selector = "least-loaded",
+        interchange: Literal["thread", "process"] = "thread",
     ) -> None:
         super().__init__(label)
         of = f"of executor {label!r}"
@@ -113,6 +116,11 @@ class HighThroughputExecutor(BaseExecutor):
         self._gpus_each = share_of_accelerators(self._accelerators, self._workers)
         self._affinity = check_affinity(affinity, self._workers, of)
         self._selector = find_selector(selector, f"selector {of}")
+        self._interchange = interchange
+        if interchange not in ("thread", "process"):
+            raise ConfigError(
+                f'interchange {of} must be "thread" or "process", not {interchange!r}', "interchange"
+            )
         self._blocks = blocks or Blocks(provider=_local_provider())
         self._lifecycle = threading.Lock()
         self._session: _Session | None = None
@@ -203,11 +211,12 @@ class HighThroughputExecutor(BaseExecutor):
 
     def command(self, block_id: str) -> BlockCommand:
         session = self._running_session()
+        access = session.placement.access
         session.client.hope()
         shape = self._blocks.shape
         path = [os.path.abspath(entry) for entry in sys.path]
         setup = ManagerSetup(
-            access=session.placement.access,
+            access=access,
             block=block_id,
             workers=self._workers,
             gpus=int(self._gpus_each * (self._workers or 0) + 0.5),
@@ -267,6 +276,13 @@ class HighThroughputExecutor(BaseExecutor):
     def _slots_per_block(self) -> int:
         return self._slots_per_node() * self._blocks.nodes
 
+    def _place(self, client: Client, setup: InterchangeSetup) -> Placement:
+        if self._interchange == "thread":
+            return InterchangeThread(self.label, client, setup, self._selector)
+        from .remote import InterchangeStream, open_process
+
+        return InterchangeStream(self.label, client, setup, self._selector, open_process)
+
     def _slots_per_node(self) -> int:
         return self._workers or self._blocks.cpus or available_cpus()
 
@@ -296,7 +312,7 @@ class _Session:
             prefetch=executor._prefetch,
             address=executor._address,
         )
-        self.placement: Placement = InterchangeThread(executor.label, self.client, setup, executor._selector)
+        self.placement = executor._place(self.client, setup)
         self.placement.start()
         self._ending = threading.Lock()
         self._ended = False

@@ -476,3 +476,9 @@ def _lost(ids: list[int], manager: Manager, reason: str, end: EndBlock | None) -
     if end is None:
         return Lost(ids, "manager", info.host, info.pid, info.block, None, None, reason, "")
     return Lost(ids, "block", info.host, None, info.block, end.job, end.exit_code, reason, end.stderr_tail)
+
+
+if __name__ == "__main__":  # the process, whose parts import this module by its name
+    from .serve import main
+
+    main()

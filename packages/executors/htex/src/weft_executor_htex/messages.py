@@ -8,7 +8,7 @@ one frame: the pieces one after the other, with their sizes in the header.
 
     client to interchange     Tasks, Forget, Cancel, GiveBack, Drain, EndBlock, Stop
     interchange to client     Results, Begun, Returned, Lost, ManagerUp, ManagerGone
-    the same, on a stream     Ready, Heard, InterchangeState
+    the same, on a stream     Sync, answered by Sync; Listening, InterchangeState, Heartbeat
     interchange to manager    Accepted, Refused, Tasks, Forget, Cancel, Drain, Heartbeat, Stop
     manager to interchange    Register, Begun, Results, Returned, Drain, Heartbeat, Leave
 """
@@ -21,6 +21,8 @@ from typing import TypeAlias
 
 import msgspec
 from weft_interfaces import CallOptions, Resources
+
+from .setup import ManagerAccess
 
 __all__ = [
     "PROTOCOL",
@@ -38,6 +40,7 @@ __all__ = [
     "Heartbeat",
     "InterchangeState",
     "Leave",
+    "Listening",
     "Lost",
     "MalformedError",
     "ManagerGone",
@@ -50,6 +53,7 @@ __all__ = [
     "Results",
     "Returned",
     "Stop",
+    "Sync",
     "Tasks",
     "decode",
     "encode",
@@ -281,6 +285,18 @@ class InterchangeState(_Message, frozen=True):
     refused: dict[str, int]
 
 
+class Listening(_Message, frozen=True):
+    """Managers are welcome."""
+
+    access: ManagerAccess
+
+
+class Sync(_Message, frozen=True):
+    """To be answered by the same: all that was said before has been heard then."""
+
+    number: int
+
+
 class Accepted(_Message, frozen=True):
     """The manager is known. ``period`` and ``threshold``: of heartbeats, in seconds."""
 
@@ -321,6 +337,8 @@ Message: TypeAlias = (
     | ManagerUp
     | ManagerGone
     | InterchangeState
+    | Listening
+    | Sync
     | Accepted
     | Refused
     | Heartbeat

@@ -53,7 +53,7 @@ class Server:
         self._numbers = itertools.count()
         self._router: Router | None = None
         self._listener: socket.socket | None = None
-        self._directory = tempfile.mkdtemp(prefix="weft-", dir=setup.directory)
+        self._directory = tempfile.mkdtemp(prefix="weft-")
         self._selector = selectors.DefaultSelector()
         try:
             address = setup.address

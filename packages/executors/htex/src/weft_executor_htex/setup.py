@@ -61,14 +61,23 @@ class ManagerAccess(msgspec.Struct, frozen=True):
 class InterchangeSetup(msgspec.Struct, frozen=True, kw_only=True):
     """How an interchange is to work. See :class:`HighThroughputExecutor` for what is said there, too.
 
-    directory: what it listens in, which is the client's; None for one of its own.
+    selector: pickled, for one that lives elsewhere; it comes from the client, and through its stream alone.
     """
 
     heartbeat_period: float
     heartbeat_threshold: float
     prefetch: int = 0
     address: str | None = None
-    directory: str | None = None
+    selector: bytes = b""
+
+    def dump(self) -> bytes:
+        """As bytes, for :meth:`load`."""
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def load(cls, data: bytes) -> InterchangeSetup:
+        """Raises :class:`msgspec.DecodeError` for what is no setup."""
+        return msgspec.json.decode(data, type=cls)
 
 
 class ManagerSetup(msgspec.Struct, frozen=True):

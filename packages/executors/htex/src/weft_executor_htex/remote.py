@@ -1,0 +1,356 @@
+"""The client's end of an interchange that lives elsewhere: in a process of its own, or behind a channel.
+
+::
+
+    Client ── pull ── writer thread ──> stdin   ┐
+                                                ├ serve.py: Interchange ──> managers
+    Client <── receive ── reader thread ── stdout ┘
+
+When the stream ends all that was sent is lost, and the next interchange is started, a few times.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import IO
+
+import msgspec
+from weft_interfaces import ChannelError, ConfigError, DeathCertificate, RemoteProcess
+
+from .client import Client
+from .messages import (
+    Frame,
+    Heartbeat,
+    InterchangeState,
+    Listening,
+    MalformedError,
+    Message,
+    Stop,
+    Sync,
+    decode,
+    encode,
+)
+from .selector import Selector
+from .setup import InterchangeSetup, ManagerAccess
+from .stream import StreamReader, pack
+
+__all__ = ["InterchangeStream", "open_process"]
+
+_HEARD = 2.0  # seconds that ``flush`` waits for an answer
+_RECEIVE = 1 << 18
+_IN_A_ROW = 3  # interchanges that may end before they have lived so many seconds ...
+_SOON = 10.0
+_NOTHING = InterchangeState([], {}, {})
+
+
+class InterchangeStream:
+    """See the module, and :class:`~.placement.Placement`. ``open`` starts ``python -m
+    weft_executor_htex.interchange`` wherever it is to live.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        client: Client,
+        setup: InterchangeSetup,
+        selector: Selector,
+        open: Callable[[], RemoteProcess],
+    ) -> None:
+        self._label = label
+        self._client = client
+        self._setup = msgspec.structs.replace(setup, selector=_pickled(selector, label)).dump()
+        self._open = open
+        self._state = _NOTHING
+        self._changed = threading.Condition()
+        self._news = threading.Event()
+        self._numbers = itertools.count(1)
+        self._answered = 0
+        self._stopping = False
+        self._given_up = False
+        self._early_deaths = 0
+        self._process: RemoteProcess | None = None
+        self._access: ManagerAccess | None = None
+        self._threshold = setup.heartbeat_threshold
+        self._heard_at = math.inf  # that of one that is not there is not waited for
+        self._writer = threading.Thread(target=self._write, name=f"{label}-to-interchange", daemon=True)
+        self._reader = threading.Thread(target=self._read, name=f"{label}-from-interchange", daemon=True)
+
+    # -- from any thread ------------------------------------------------------------------------------------
+
+    @property
+    def access(self) -> ManagerAccess:
+        access = self._access
+        if access is None:
+            raise ChannelError(f"the interchange of executor {self._label!r} is not there (any more)")
+        return access
+
+    @property
+    def inside(self) -> bool:
+        return threading.current_thread() is self._reader
+
+    def start(self) -> None:
+        self._connect()
+        self._writer.start()
+        self._reader.start()
+
+    def wake(self) -> None:
+        self._news.set()
+
+    def flush(self) -> None:
+        number = next(self._numbers)
+        self._client.tell(Sync(number))
+        self._news.set()
+        if not self.inside:
+            with self._changed:
+                self._changed.wait_for(lambda: self._answered >= number or self._given_up, _HEARD)
+
+    def state(self) -> InterchangeState:
+        return self._state
+
+    def stop(self, timeout: float) -> bool:
+        self._stopping = True
+        self._news.set()
+        deadline = time.monotonic() + timeout
+        for thread in (self._writer, self._reader):
+            thread.join(max(0.0, deadline - time.monotonic()))
+        ended = not self._reader.is_alive()
+        process = self._process
+        if process is not None:
+            process.close()
+        return ended
+
+    # -- the stream -----------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        """Start an interchange, and wait until it says where it listens."""
+        process = self._open()
+        try:
+            process.write(b"".join(pack([self._setup])))
+            reader, messages = StreamReader(), list[list[bytes]]()
+            while not messages:
+                data = process.read(_RECEIVE)
+                if not data:
+                    raise ChannelError("it ended before it said where it listens")
+                messages = reader.feed(data)
+            message = decode(messages[0])
+            if type(message) is not Listening:
+                words = message.reason if type(message) is Stop else type(message).__name__
+                raise ChannelError(f"it said: {words}")
+        except (ChannelError, MalformedError) as error:
+            tail = process.stderr_tail().strip()
+            process.close()
+            said = f"; the end of its stderr:\n{tail}" if tail else ""
+            raise ChannelError(
+                f"the interchange of executor {self._label!r} did not start: {error}{said}"
+            ) from error
+        self._streams = reader, messages[1:]
+        self._began = time.monotonic()
+        self._heard_at = self._began
+        self._process, self._access = process, message.access
+
+    def _write(self) -> None:
+        while not self._given_up:
+            self._news.wait(self._threshold / 3)
+            self._news.clear()
+            process = self._process
+            if process is not None:
+                self._write_to(process)
+            if self._stopping:
+                return
+
+    def _write_to(self, process: RemoteProcess) -> None:
+        def send(message: Message, payloads: Sequence[Frame]) -> None:
+            with contextlib.suppress(ChannelError):  # its end will be read, and all that it was sent is lost
+                for part in pack(encode(message, payloads)):
+                    process.write(bytes(part))
+
+        self._client.pull(send)
+        if self._stopping:
+            process.close_stdin()
+        elif time.monotonic() - self._heard_at > self._threshold:
+            process.close()
+
+    def _read(self) -> None:
+        while True:
+            self._read_to_the_end()
+            if self._stopping:
+                return
+            self._lose()
+            if not self._begin_again():
+                return
+
+    def _read_to_the_end(self) -> None:
+        process = self._process
+        assert process is not None
+        reader, messages = self._streams
+        while True:
+            for frames in messages:
+                try:
+                    self._receive(decode(frames), frames[1:])
+                except Exception:  # noqa: BLE001  the other messages must go on
+                    sys.excepthook(*sys.exc_info())
+            try:
+                data = process.read(_RECEIVE)
+                messages = reader.feed(data)
+            except (ChannelError, MalformedError):
+                return
+            if not data:
+                return
+            self._heard_at = time.monotonic()
+
+    def _receive(self, message: Message, payloads: Sequence[Frame]) -> None:
+        if type(message) is InterchangeState:
+            self._state = message
+        elif type(message) is Sync:
+            with self._changed:
+                self._answered = max(self._answered, message.number)
+                self._changed.notify_all()
+        elif type(message) is not Heartbeat:
+            self._client.receive(message, payloads)
+            self._news.set()  # there is room for calls now
+
+    # -- its end --------------------------------------------------------------------------------------------
+
+    def _lose(self) -> None:
+        """It has ended, and nobody has asked it to."""
+        process = self._process
+        assert process is not None
+        status = None
+        with contextlib.suppress(TimeoutError, ChannelError):
+            status = process.wait(1.0)
+        tail = process.stderr_tail()
+        silent = time.monotonic() - self._heard_at
+        self._process, self._access, self._heard_at = None, None, math.inf
+        self._state = _NOTHING
+        process.close()
+        certificate = DeathCertificate(
+            kind="interchange",
+            exit_code=status if status is not None and status >= 0 else None,
+            signal=-status if status is not None and status < 0 else None,
+            reason=f"nothing was heard of it for {silent:.1f} s" if silent > self._threshold else "",
+            stderr_tail=tail,
+            time=time.time(),
+        )
+        self._client.lose_interchange(certificate)
+
+    def _begin_again(self) -> bool:
+        """Start the next one. Whether there is one."""
+        self._early_deaths = self._early_deaths + 1 if time.monotonic() - self._began < _SOON else 0
+        reason = f"{self._early_deaths} interchanges in a row ended within {_SOON:g} s"
+        if self._early_deaths < _IN_A_ROW:
+            try:
+                self._connect()
+                self._news.set()
+                return True
+            except (ChannelError, OSError) as error:
+                reason = str(error)
+        with self._changed:
+            self._given_up = True
+            self._changed.notify_all()
+        self._client.give_up(reason)
+        self._news.set()
+        return False
+
+
+def _pickled(selector: Selector, label: str) -> bytes:
+    try:
+        return pickle.dumps(selector)
+    except Exception as error:
+        raise ConfigError(
+            f"selector of executor {label!r} cannot be pickled, as it must be when the interchange is no "
+            f"thread of this process: {error}",
+            "selector",
+        ) from error
+
+
+# -- on this machine ----------------------------------------------------------------------------------------
+
+
+def open_process() -> RemoteProcess:
+    """An interchange that is a child of this process. Raises :class:`OSError`."""
+    return _Child([sys.executable, "-m", f"{__package__}.interchange"])
+
+
+class _Child:
+    """A child process as a :class:`RemoteProcess`. What it may leave when it is killed is in a directory that
+    goes when it is closed.
+    """
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._reading = threading.Lock()
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
+        self._directory = tempfile.mkdtemp(prefix="weft-")
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                bufsize=0,
+                env={**os.environ, "PYTHONPATH": path, "TMPDIR": self._directory},
+            )
+        except BaseException:
+            self._stderr.close()
+            shutil.rmtree(self._directory, ignore_errors=True)
+            raise
+
+    def read(self, size: int) -> bytes:
+        stdout = self._process.stdout
+        assert stdout is not None
+        try:
+            with self._reading:
+                return stdout.read(size) or b""
+        except (OSError, ValueError) as error:
+            raise ChannelError(f"its output cannot be read: {error}") from error
+
+    def write(self, data: bytes) -> None:
+        stdin = self._process.stdin
+        assert stdin is not None
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[stdin.write(view) or 0 :]
+        except (OSError, ValueError) as error:
+            raise ChannelError(f"it does not take what it is sent: {error}") from error
+
+    def close_stdin(self) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+
+    def wait(self, timeout: float | None = None) -> int:
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError(str(error)) from error
+
+    def stderr_tail(self) -> str:
+        if self._stderr.closed:
+            return ""
+        size = os.fstat(self._stderr.fileno()).st_size
+        return os.pread(self._stderr.fileno(), 8192, max(0, size - 8192)).decode(errors="replace")
+
+    def close(self) -> None:
+        self.close_stdin()
+        try:
+            self._process.wait(2.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdout is not None
+        with self._reading:  # whoever reads gets to the end now
+            self._process.stdout.close()
+        self._stderr.close()
+        shutil.rmtree(self._directory, ignore_errors=True)

@@ -1,0 +1,197 @@
+"""An interchange that is no thread of the client's process: what it costs to lose it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from weft_executor_htex import HighThroughputExecutor, remote
+from weft_executor_htex.selector import find_selector
+from weft_executor_htex.setup import InterchangeSetup
+from weft_executor_htex.stream import StreamReader, pack
+from weft_interfaces import (
+    Blocks,
+    Call,
+    ChannelError,
+    ConfigError,
+    InterchangeLostError,
+    ProviderError,
+)
+from weft_interfaces.memory import InMemoryProvider
+from weft_interfaces.testing.calls import Gate, pass_gate
+
+PATIENCE = 30.0
+
+
+def interchange_of(executor: HighThroughputExecutor) -> int:
+    """The process of an executor's interchange: the child of this one that runs it."""
+    for name in os.listdir(f"/proc/{os.getpid()}/task"):
+        for child in Path(f"/proc/{os.getpid()}/task/{name}/children").read_text().split():
+            if b"weft_executor_htex.interchange" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return int(child)
+    raise AssertionError("no interchange runs")
+
+
+def submit(here: Any, recorder: Any, function: Any, *arguments: tuple[Any, ...]) -> list[Call]:
+    calls = [recorder.call(function, *each) for each in arguments]
+    here.executor.submit(calls)
+    return calls
+
+
+def test_calls_run(site: Any, recorder: Any) -> None:
+    here = site(interchange="process")
+    here.start("b")
+    calls = submit(here, recorder, abs, *((-n,) for n in range(5000)))
+    assert [outcome.value for outcome in recorder.wait(*calls)] == list(range(5000))
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_it_is_lost(site: Any, recorder: Any, eventually: Any, how: str) -> None:
+    """Killed: noticed within a second. Stopped: within the threshold, and a moment to end it. What it had is
+    lost, with its certificate; its managers end; what comes later runs in the next one's.
+    """
+    with Gate() as gate:
+        here = site(interchange="process", heartbeat_threshold=1.5)
+        old = here.start("old")
+        recorder.value(here.executor, abs, -1)
+        begun = submit(here, recorder, pass_gate, (gate.address,), (gate.address,))
+        gate.wait_begun(PATIENCE)
+        waiting = submit(here, recorder, abs, *((-n,) for n in range(10)))
+        struck = time.monotonic()
+        os.kill(interchange_of(here.executor), signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+        lost = recorder.wait(*begun, *waiting)
+        assert time.monotonic() - struck < (1.0 if how == "killed" else 1.5 + 0.5 + 2.5)
+        assert {type(outcome.error) for outcome in lost} == {InterchangeLostError}
+        certificate = lost[0].error.certificate
+        assert certificate.kind == "interchange"
+        assert (
+            certificate.signal == signal.SIGKILL
+            if how == "killed"
+            else "nothing was heard" in str(certificate)
+        )
+        assert old.wait(PATIENCE) == 0
+        eventually(lambda: here.executor.status()["managers"] == [], "its managers are gone")
+        eventually(lambda: _has_access(here.executor), "the next one is there")
+        here.start("new")
+        assert recorder.value(here.executor, abs, -3) == 3
+
+
+def _has_access(executor: HighThroughputExecutor) -> bool:
+    try:
+        executor.command("x")
+    except ChannelError:
+        return False
+    return True
+
+
+def test_what_it_was_not_sent_waits_for_the_next_one(
+    site: Any, recorder: Any, eventually: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("weft_executor_htex.client._WINDOW", 4)
+    monkeypatch.setattr("weft_executor_htex.client._BATCH", 1)
+    here = site(interchange="process")
+    calls = submit(here, recorder, abs, *((-n,) for n in range(10)))
+    assert list(here.executor.cancel([calls[0].id])) == [calls[0].id]  # so it has heard of the first four
+    os.kill(interchange_of(here.executor), signal.SIGKILL)
+    assert {type(outcome.error) for outcome in recorder.wait(*calls[1:4])} == {InterchangeLostError}
+    eventually(lambda: _has_access(here.executor), "the next one is there")
+    here.start("b")
+    assert [outcome.value for outcome in recorder.wait(*calls[5:])] == [5, 6, 7, 8, 9]
+
+
+def test_one_that_ends_again_and_again_is_given_up(site: Any, recorder: Any, eventually: Any) -> None:
+    here = site(interchange="process")
+    for _ in range(3):
+        eventually(lambda: _has_access(here.executor), "one is there")
+        pid = interchange_of(here.executor)
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda pid=pid: not Path(f"/proc/{pid}").exists(), "it is reaped")
+    error = recorder.error(here.executor, abs, -1)
+    assert isinstance(error, ProviderError)
+    assert "3 interchanges in a row ended" in str(error)
+
+
+def test_one_that_cannot_start_says_why(monkeypatch: Any, recorder: Any) -> None:
+    """Within seconds, and nothing is left."""
+    lines = "import sys; sys.stderr.write('no such thing here'); sys.exit(7)"
+    monkeypatch.setattr(remote, "open_process", lambda: remote._Child([sys.executable, "-c", lines]))
+    executor = HighThroughputExecutor(blocks=Blocks(provider=InMemoryProvider()), interchange="process")
+    with pytest.raises(ChannelError, match="no such thing here"):
+        executor.start(recorder)
+    assert executor.shutdown() == []
+
+
+@pytest.mark.parametrize("said", [b"", b"nonsense", b"".join(map(bytes, pack([b"{}"])))])
+def test_it_refuses_what_is_no_setup(said: bytes) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "weft_executor_htex.interchange"],
+        input=said,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert b"no setup on the standard input" in result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+def test_it_ends_with_its_client() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "weft_executor_htex.interchange"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    setup = InterchangeSetup(
+        heartbeat_period=1.0,
+        heartbeat_threshold=9.0,
+        selector=remote._pickled(find_selector("packed", ""), ""),
+    )
+    process.stdin.write(b"".join(map(bytes, pack([setup.dump()]))))
+    reader = StreamReader()
+    while not (messages := reader.feed(process.stdout.read(1 << 16))):
+        pass
+    assert b"interchange" in messages[0][0], "where it listens"
+    process.stdin.close()
+    assert process.wait(PATIENCE) == 0
+    process.stdout.close()
+
+
+def test_the_stream_may_pass_through_anything(monkeypatch: Any, site: Any, recorder: Any) -> None:
+    """As through a channel: what carries the bytes cuts them wherever it likes."""
+    line = f"cat | {sys.executable} -m weft_executor_htex.interchange | dd bs=7 status=none"
+    monkeypatch.setattr(remote, "open_process", lambda: remote._Child(["sh", "-c", line]))
+    here = site(interchange="process")
+    here.start("b")
+    calls = submit(here, recorder, abs, *((-n,) for n in range(500)))
+    assert [outcome.value for outcome in recorder.wait(*calls)] == list(range(500))
+    assert recorder.value(here.executor, len, b"x" * 3_000_000) == 3_000_000
+
+
+class Unpicklable:
+    def rank(self, manager: Any) -> float:
+        return 0.0
+
+    def __reduce__(self) -> Any:
+        raise TypeError("it stays here")
+
+
+def test_a_selector_that_cannot_travel_is_refused(recorder: Any) -> None:
+    executor = HighThroughputExecutor(
+        blocks=Blocks(provider=InMemoryProvider()), interchange="process", selector=Unpicklable()
+    )
+    with pytest.raises(ConfigError, match="selector of executor 'htex' cannot be pickled"):
+        executor.start(recorder)
+
+
+def test_a_place_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match='must be "thread" or "process"'):
+        HighThroughputExecutor(interchange="elsewhere")  # type: ignore[arg-type]
