@@ -22,6 +22,9 @@ from .setup import Endpoint, Keys
 __all__ = ["Router"]
 
 _LARGE = 1 << 16
+# An option of contexts that pyzmq does not name. What comes is decrypted into memory of its own in any case:
+# else each message that nobody has read yet would keep the 8 kB buffer that it came in.
+_ZERO_COPY_RECEIVE = 10
 _PROBE_AFTER = 0.2  # seconds from a broken connection to the look for who cannot be reached any more
 _AT_ONCE = 1000  # messages in one go: then it is the client's turn
 _HANDSHAKES = (
@@ -43,6 +46,7 @@ class Router:
         self._sessions: dict[bytes, Session] = {}
         self._allowed = [z85.decode(managers.public)]
         self._context = zmq.Context()
+        self._context.set(_ZERO_COPY_RECEIVE, 0)
         try:
             self._authenticator = self._context.socket(zmq.REP)
             self._authenticator.bind("inproc://zeromq.zap.01")
