@@ -49,6 +49,7 @@ from .messages import (
     Results,
     Returned,
     Tasks,
+    Trouble,
 )
 
 __all__ = ["Client", "Send"]
@@ -291,6 +292,8 @@ class Client:
                 self._slots -= gone.slots if gone else 0
                 self.changed.notify_all()
             self._emit("manager.gone", block=message.block, reason=message.reason)
+        elif type(message) is Trouble:
+            self._emit("interchange.trouble", reason=message.reason)
 
     def _complete(self, results: Results, payloads: Sequence[Frame]) -> None:
         entries: list[Entry] = []

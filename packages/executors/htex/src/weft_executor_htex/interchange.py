@@ -13,6 +13,7 @@ is counted and dropped.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -47,6 +48,7 @@ from .messages import (
     Returned,
     Stop,
     Tasks,
+    Trouble,
     decode,
     encode,
 )
@@ -66,6 +68,7 @@ class Interchange:
     heartbeat_period, heartbeat_threshold: seconds; a manager that was not heard of for so long is lost.
     prefetch: calls sent ahead for each slot of a manager, however long they take. selector: which manager
     gets the next calls; the least loaded unless said.
+    most_managers: how many it holds; it refuses more, and ``remedy`` says what is to be done about it.
     """
 
     def __init__(
@@ -78,6 +81,8 @@ class Interchange:
         heartbeat_threshold: float,
         prefetch: int = 0,
         selector: Selector | None = None,
+        most_managers: int = sys.maxsize,
+        remedy: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.malformed: Counter[str] = Counter()
@@ -90,6 +95,8 @@ class Interchange:
         self._period = heartbeat_period
         self._threshold = heartbeat_threshold
         self._grace = heartbeat_threshold / 3
+        self._most_managers = most_managers
+        self._remedy = remedy
         self._clock = clock
         self._next_beat = clock() + heartbeat_period
         self._era = 0  # how often the client has told to forget
@@ -201,12 +208,12 @@ class Interchange:
         self._dispatch()
 
     def _register(self, address: bytes, info: Register) -> None:
-        refusal = self._refusal(info)
+        known = self.roster.get(address)
+        refusal = self._refusal(info) if known is None else None
         if refusal is not None:
             self._dismiss(address, encode(Refused(refusal)))
             self._to_client(ManagerGone(address.hex(), info.block, refusal), ())
             return
-        known = self.roster.get(address)
         if known is not None:
             known.heard_at = self._clock()
             return
@@ -242,6 +249,9 @@ class Interchange:
             return f"block {info.block} has ended: {self._ended_blocks[info.block].reason}"
         if info.slots < 1:
             return f"the manager on {info.host} has no slots"
+        if len(self.roster) >= self._most_managers:
+            held = len(self.roster)
+            return f"there are {held} managers, and no room for that on {info.host}: {self._remedy}"
         return None
 
     def _complete(self, manager: Manager, results: Results, payloads: Sequence[Frame]) -> None:
@@ -321,6 +331,10 @@ class Interchange:
         beat = encode(Heartbeat())
         for manager in list(self.roster):
             self._to_manager(manager.address, beat)
+
+    def trouble(self, reason: str) -> None:
+        """Something keeps managers away, says the transport."""
+        self._to_client(Trouble(reason), ())
 
     def _lose(self, manager: Manager, reason: str, end: EndBlock | None = None) -> None:
         self.roster.remove(manager)

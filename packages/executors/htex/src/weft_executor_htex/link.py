@@ -7,7 +7,7 @@ import secrets
 import socket
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .messages import Frame
 from .session import Session
@@ -39,12 +39,15 @@ class Link(Protocol):
         """Send what is left, for a second at most."""
 
 
-def connect(endpoint: Endpoint, setup: ManagerSetup) -> Link:
-    """Connect. Raises :class:`OSError` when nobody listens on this machine."""
+def connect(endpoint: Endpoint, setup: ManagerSetup, context: zmq.Context[Any] | None = None) -> Link:
+    """Connect. Raises :class:`OSError` when nobody listens on this machine.
+
+    ``context``: ZeroMQ's, for processes with many links; each has one of its own unless said.
+    """
     scheme, _, place = endpoint.url.partition("://")
     if scheme == "unix":
         return _UnixLink(place, setup.heartbeat_threshold)
-    return _TcpLink(endpoint, setup)
+    return _TcpLink(endpoint, setup, context)
 
 
 class _UnixLink:
@@ -87,14 +90,16 @@ class _UnixLink:
 
 
 class _TcpLink:
-    def __init__(self, endpoint: Endpoint, setup: ManagerSetup) -> None:
+    def __init__(self, endpoint: Endpoint, setup: ManagerSetup, context: zmq.Context[Any] | None) -> None:
         import zmq
 
         self._session = Session()
         self._again = zmq.Again
         self._noblock = zmq.NOBLOCK
-        self._context = zmq.Context()
-        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        self._own: zmq.Context[Any] | None = None
+        if context is None:
+            context = self._own = zmq.Context()
+        self._socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
         for option, value in (
             (zmq.SNDHWM, 0),
             (zmq.RCVHWM, 0),
@@ -129,4 +134,5 @@ class _TcpLink:
 
     def close(self) -> None:
         self._socket.close(linger=1000)
-        self._context.term()
+        if self._own is not None:
+            self._own.term()

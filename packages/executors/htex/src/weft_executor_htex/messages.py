@@ -7,7 +7,7 @@ one frame: the pieces one after the other, with their sizes in the header.
 ::
 
     client to interchange     Tasks, Forget, Cancel, GiveBack, Drain, EndBlock, Stop
-    interchange to client     Results, Begun, Returned, Lost, ManagerUp, ManagerGone
+    interchange to client     Results, Begun, Returned, Lost, ManagerUp, ManagerGone, Trouble
     the same, on a stream     Sync, answered by Sync; Listening, InterchangeState, Heartbeat
     interchange to manager    Accepted, Refused, Tasks, Forget, Cancel, Drain, Heartbeat, Stop
     manager to interchange    Register, Begun, Results, Returned, Drain, Heartbeat, Leave
@@ -55,6 +55,7 @@ __all__ = [
     "Stop",
     "Sync",
     "Tasks",
+    "Trouble",
     "decode",
     "encode",
 ]
@@ -297,6 +298,12 @@ class Sync(_Message, frozen=True):
     number: int
 
 
+class Trouble(_Message, frozen=True):
+    """Something keeps managers away that only the user can put right: what, and how."""
+
+    reason: str
+
+
 class Accepted(_Message, frozen=True):
     """The manager is known. ``period`` and ``threshold``: of heartbeats, in seconds."""
 
@@ -339,6 +346,7 @@ Message: TypeAlias = (
     | InterchangeState
     | Listening
     | Sync
+    | Trouble
     | Accepted
     | Refused
     | Heartbeat

@@ -15,6 +15,7 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
+from . import descriptors
 from .messages import Frame
 from .session import Session
 from .setup import Endpoint, Keys
@@ -43,6 +44,8 @@ class Router:
     def __init__(self, address: str, managers: Keys) -> None:
         self.refused: Counter[str] = Counter()  # peers without the key, by what was wrong
         self.probe_at: float | None = None  # when to see who can still be reached
+        self.full = False  # there is no descriptor for one more connection: it has ceased to listen
+        self._listening = True
         self._sessions: dict[bytes, Session] = {}
         self._allowed = [z85.decode(managers.public)]
         self._context = zmq.Context()
@@ -52,11 +55,13 @@ class Router:
             self._authenticator.bind("inproc://zeromq.zap.01")
             keys = Keys.make()
             self._socket = self._make_socket(keys)
-            self._monitor = self._socket.get_monitor_socket(zmq.Event.DISCONNECTED | _HANDSHAKES)
+            events = zmq.Event.DISCONNECTED | zmq.Event.ACCEPT_FAILED | _HANDSHAKES
+            self._monitor = self._socket.get_monitor_socket(events)
             port = self._socket.bind_to_random_port("tcp://*")
         except BaseException:
             self._context.destroy(linger=0)
             raise
+        self._place = f"tcp://*:{port}"
         self.endpoint = Endpoint(f"tcp://{address}:{port}", keys.public)
 
     def _make_socket(self, keys: Keys) -> zmq.Socket[bytes]:
@@ -86,8 +91,11 @@ class Router:
         with contextlib.suppress(zmq.Again):
             while True:
                 self._authenticate(self._authenticator.recv_multipart(zmq.NOBLOCK))
-        while self._monitor.poll(0):
-            self._note(zmq.Event(recv_monitor_message(self._monitor)["event"]))
+        for _ in range(_AT_ONCE):
+            if not self._monitor.poll(0):
+                break
+            notice = recv_monitor_message(self._monitor)
+            self._note(zmq.Event(notice["event"]), notice["value"])
         for _ in range(_AT_ONCE):
             try:
                 address, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
@@ -110,6 +118,15 @@ class Router:
             self._pass_on(address, each)
         return message
 
+    def listen(self) -> bool:
+        """Take connections again, after it was full; whether it could."""
+        try:
+            self._socket.bind(self._place)
+        except zmq.ZMQError:  # the port is not free again yet, or there is still no descriptor
+            return False
+        self._listening = True
+        return True
+
     def send(self, address: bytes, frames: list[Frame]) -> bool:
         """Send to a manager, now or when it has connected again; whether it is connected."""
         return self._pass_on(address, self._sessions.setdefault(address, Session()).pack(frames))
@@ -126,8 +143,12 @@ class Router:
         self._sessions.pop(address, None)
         self._pass_on(address, Session.last_words(frames))
 
-    def _note(self, kind: zmq.Event) -> None:
-        if kind is zmq.Event.DISCONNECTED:
+    def _note(self, kind: zmq.Event, value: int) -> None:
+        if kind is zmq.Event.ACCEPT_FAILED:
+            if descriptors.exhausted(value) and self._listening:
+                self._listening, self.full = False, True
+                self._socket.unbind(self._place)
+        elif kind is zmq.Event.DISCONNECTED:
             # Whose it was is not said: all are probed, but not once for each of many.
             self.probe_at = self.probe_at or time.monotonic() + _PROBE_AFTER
         else:

@@ -6,8 +6,8 @@ half of the time of a round trip; others through an encrypted TCP port, see ``ro
 
 from __future__ import annotations
 
-import contextlib
 import itertools
+import math
 import os
 import selectors
 import shutil
@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+from . import descriptors
 from .connection import Connection
 from .interchange import Interchange
 from .messages import Frame, InterchangeState, Message
@@ -31,6 +32,7 @@ __all__ = ["Ready", "Server"]
 
 Ready: TypeAlias = "list[tuple[selectors.SelectorKey, int]]"
 
+_DEAF = 1.0  # seconds without new connections when there are no descriptors for them
 _UNIX, _TCP = b"u", b"t"  # what addresses of managers begin with
 
 
@@ -38,8 +40,8 @@ class Server:
     """Listens, and passes on what managers say. ``to_client`` gets what the interchange says.
 
     Whoever drives it calls :meth:`prepare`, :meth:`wait` and :meth:`serve` in turn. ``shareable``: whether
-    something may be sent, while it waits, by another thread. Raises :class:`OSError` with nothing left open
-    when it cannot listen.
+    something may be sent, while it waits, by another thread. The limit of open files of this process
+    is raised as far as it goes. Raises :class:`OSError` with nothing left open when it cannot listen.
     """
 
     def __init__(
@@ -49,10 +51,12 @@ class Server:
         to_client: Callable[[Message, Sequence[Frame]], None],
     ) -> None:
         self._keys = Keys(b"", b"")
+        self._listen_at = math.inf  # when to listen again, if that had to be interrupted
         self._peers: dict[bytes, Connection] = {}
         self._numbers = itertools.count()
         self._router: Router | None = None
         self._listener: socket.socket | None = None
+        descriptors.raise_limit()
         self._directory = tempfile.mkdtemp(prefix="weft-")
         self._selector = selectors.DefaultSelector()
         try:
@@ -66,6 +70,8 @@ class Server:
                 heartbeat_threshold=setup.heartbeat_threshold,
                 prefetch=setup.prefetch,
                 selector=selector,
+                most_managers=descriptors.room(),
+                remedy=descriptors.remedy(),
             )
         except BaseException:
             self.close()
@@ -105,7 +111,9 @@ class Server:
 
     def prepare(self) -> float:
         """Do what is due. Returns the seconds until something is due again."""
-        due = self.interchange.tick()
+        due = min(self.interchange.tick(), self._listen_at)
+        if time.monotonic() >= self._listen_at:
+            self._listen_again()
         if self._router is not None:
             due = self._serve_router(self._router, due)
         return max(0.0, due - time.monotonic())
@@ -124,6 +132,9 @@ class Server:
         if router.probe_at is not None and time.monotonic() >= router.probe_at:
             router.probe_at = None
             self.interchange.probe()
+        if router.full:
+            router.full = False
+            self._interrupt_listening()
         # The last thing: sending may hide from the descriptor that something has come.
         if router.pump(self._from_router):
             return 0.0
@@ -134,14 +145,31 @@ class Server:
 
     def _accept(self, mask: int) -> None:
         assert self._listener is not None
-        with contextlib.suppress(OSError):  # it has gone again, or there are no descriptors: it will retry
+        try:
             peer, _ = self._listener.accept()
-            address = _UNIX + str(next(self._numbers)).encode()
-            self._peers[address] = self.connect(
-                peer.detach(),
-                partial(self.interchange.from_manager, address),
-                partial(self._hang_up, address),
-            )
+        except OSError as error:
+            if descriptors.exhausted(error.errno or 0):
+                self._selector.unregister(self._listener)
+                self._interrupt_listening()
+            return  # else it has gone again
+        address = _UNIX + str(next(self._numbers)).encode()
+        self._peers[address] = self.connect(
+            peer.detach(),
+            partial(self.interchange.from_manager, address),
+            partial(self._hang_up, address),
+        )
+
+    def _interrupt_listening(self) -> None:
+        """Else there would be no end of failures: who wants to connect waits."""
+        self._listen_at = time.monotonic() + _DEAF
+        self.interchange.trouble(f"a manager cannot connect: {descriptors.remedy()}")
+
+    def _listen_again(self) -> None:
+        self._listen_at = math.inf
+        if self._listener is not None:
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        elif self._router is not None and not self._router.listen():
+            self._listen_at = time.monotonic() + _DEAF
 
     def connect(
         self,
