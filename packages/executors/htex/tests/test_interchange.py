@@ -357,3 +357,68 @@ TestInterchange.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+
+
+class Crowd:
+    """An interchange with many managers, whose clock a test moves."""
+
+    def __init__(self, count: int) -> None:
+        self.now = 1000.0
+        self.said: list[messages.Message] = []
+        self.beats: dict[bytes, list[float]] = {}
+        self.interchange = Interchange(
+            lambda message, payloads: self.said.append(message),
+            self.to_manager,
+            self.to_manager,
+            heartbeat_period=5.0,
+            heartbeat_threshold=30.0,
+            clock=lambda: self.now,
+        )
+        for number in range(count):
+            info = messages.Register(
+                messages.PROTOCOL, messages.PYTHON, "h", 1, f"b{number}", 2, None, 0, None
+            )
+            self.interchange.from_manager(b"%d" % number, messages.encode(info))
+
+    def to_manager(self, address: bytes, frames: Sequence[messages.Frame]) -> None:
+        if type(messages.decode(frames)) is messages.Heartbeat:
+            self.beats.setdefault(address, []).append(self.now)
+
+    def tick(self) -> int:
+        """How many heartbeats are sent in one go."""
+        before = sum(map(len, self.beats.values()))
+        due = self.interchange.tick()
+        assert due < self.now + 5.1, "it does not come back in time"
+        return sum(map(len, self.beats.values())) - before
+
+
+def test_who_is_silent_among_many_is_lost_within_a_period_of_the_threshold() -> None:
+    crowd = Crowd(300)
+    gone: list[str] = []
+    while crowd.now < 1036.0:
+        crowd.now += 0.5
+        for number in range(1, 300):
+            crowd.interchange.from_manager(b"%d" % number, messages.encode(messages.Heartbeat()))
+        crowd.tick()
+        gone += [each.block for each in crowd.said if type(each) is messages.ManagerGone]
+        crowd.said.clear()
+        assert not gone or crowd.now > 1030.0, "too early"
+    assert gone == ["b0"]
+    assert len(crowd.interchange.roster) == 299
+
+
+def test_suspects_among_many_are_lost_when_their_time_is_over() -> None:
+    """But those that come back."""
+    crowd = Crowd(10)
+    for number in range(3):
+        crowd.interchange.hung_up(b"%d" % number)
+        crowd.now += 0.1
+    crowd.interchange.from_manager(b"1", messages.encode(messages.Heartbeat()))
+    assert crowd.interchange.tick() <= 1001.0
+    crowd.now = 1001.05
+    crowd.interchange.tick()
+    assert [each.block for each in crowd.said if type(each) is messages.ManagerGone] == ["b0"]
+    assert crowd.interchange.tick() <= 1001.2
+    crowd.now = 1001.25
+    crowd.interchange.tick()
+    assert [each.block for each in crowd.said if type(each) is messages.ManagerGone] == ["b0", "b2"]

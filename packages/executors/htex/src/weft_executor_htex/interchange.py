@@ -99,6 +99,7 @@ class Interchange:
         self._remedy = remedy
         self._clock = clock
         self._next_beat = clock() + heartbeat_period
+        self._next_loss = math.inf  # when a suspect is lost, unless it comes back
         self._era = 0  # how often the client has told to forget
         self._ended_blocks: dict[str, EndBlock] = {}
         self._draining: set[str] = set()
@@ -325,6 +326,7 @@ class Interchange:
     def _suspect(self, manager: Manager, reason: str, seconds: float) -> None:
         manager.suspect(reason, self._clock() + seconds)
         self._suspects[manager.address] = manager
+        self._next_loss = min(self._next_loss, manager.back_by)
 
     def probe(self) -> None:
         """A connection broke, nobody knows whose: see who can still be reached."""
@@ -378,10 +380,12 @@ class Interchange:
         now = self._clock()
         if now >= self._next_beat:
             self._beat(now)
-        for manager in [manager for manager in self._suspects.values() if manager.back_by <= now]:
-            self._lose(manager, manager.suspicion)
+        if now >= self._next_loss:
+            for manager in [manager for manager in self._suspects.values() if manager.back_by <= now]:
+                self._lose(manager, manager.suspicion)
+            self._next_loss = min((each.back_by for each in self._suspects.values()), default=math.inf)
         self._dispatch()
-        return min([self._next_beat, *(manager.back_by for manager in self._suspects.values())])
+        return min(self._next_beat, self._next_loss)
 
     def blocks(self) -> list[BlockState]:
         """The blocks that have registered, and what they do."""
