@@ -129,9 +129,10 @@ class Server:
 
     def _serve_router(self, router: Router, due: float) -> float:
         """Take what came to the port. Returns when to come back at the latest."""
-        if router.probe_at is not None and time.monotonic() >= router.probe_at:
-            router.probe_at = None
+        now = time.monotonic()
+        if router.probe_at is not None and now >= router.probe_at:
             self.interchange.probe()
+            router.probed(time.monotonic() - now)
         if router.full:
             router.full = False
             self._interrupt_listening()
