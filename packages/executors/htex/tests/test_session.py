@@ -109,6 +109,28 @@ def test_who_joins_late_goes_on_from_there() -> None:
     assert other.unpack([bytes(second[0]), b"heard"])[0] == [b"heard"]
 
 
+def test_to_a_side_that_is_busy_little_is_sent_twice() -> None:
+    """It answers each message, but three seconds late: no message is sent again and again."""
+    wire = Wire()
+    sent = 0
+    late: deque[tuple[float, Any]] = deque()
+    for _ in range(600):
+        wire.now += 0.1
+        wire.send(0)
+        while wire.on_its_way[1]:
+            late.append((wire.now + 3.0, wire.on_its_way[1].popleft()))
+            sent += 1
+        while late and late[0][0] <= wire.now:
+            wire.on_its_way[1].append(late.popleft()[1])
+            wire.arrive(1)
+            wire.send(1)
+        while wire.on_its_way[0]:
+            wire.arrive(0)
+    assert wire.read[1] == wire.sent[0][: len(wire.read[1])]
+    assert len(wire.read[1]) >= 560
+    assert sent < 2 * len(wire.sent[0])
+
+
 def test_what_comes_from_no_session_is_refused() -> None:
     for frames in ([], [b""], [b"x" * 15], [b"x" * 17]):
         with pytest.raises(ValueError, match="number"):
