@@ -46,7 +46,8 @@ from .setup import InterchangeSetup, ManagerSetup, user_path
 
 __all__ = ["HighThroughputExecutor"]
 
-_END = 2.0  # seconds that managers may take to say that they end
+_END = 2.0  # seconds that managers may take to say that they end, ...
+_END_EACH = 0.001  # ... and so many more for each, where there are thousands
 
 
 class HighThroughputExecutor(BaseExecutor):
@@ -364,9 +365,10 @@ class _Session:
             self.cancel(client.unfinished())
             client.wait(max(0.5, min(_END, deadline - time.monotonic())))
         self.tell(Stop("the run has ended"))
-        leftovers = self._wait_for_managers(time.monotonic() + _END)
+        patience = _END + _END_EACH * len(client.managers)
+        leftovers = self._wait_for_managers(time.monotonic() + patience)
         self._ended = True
-        if not self.placement.stop(_END):
+        if not self.placement.stop(patience):
             leftovers.append(f"the interchange of executor {self._label!r} does not end")
         client.abandon()
         return leftovers
