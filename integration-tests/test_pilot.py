@@ -119,6 +119,35 @@ def test_a_lost_manager_costs_no_retry(run: Callable[..., Any], tmp_path: Path) 
         assert [task.result(PATIENCE) for task in tasks] == [n * n for n in range(50)]
 
 
+@weft.task
+def kill_whoever_runs_it(whom: str) -> None:
+    """A task that cannot be run."""
+    template = os.getppid()
+    manager = int(Path(f"/proc/{template}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(os.getpid() if whom == "worker" else manager, signal.SIGKILL)
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("whom", ["worker", "manager"])
+def test_a_task_that_kills_whoever_runs_it_fails_with_all_certificates(
+    run: Callable[..., Any], whom: str
+) -> None:
+    """After six losses, whatever its retries, and within half a minute; others go on."""
+    with run(executor(min=1), retries=100):
+        begun = time.monotonic()
+        poison = kill_whoever_runs_it(whom)
+        others = [square(n) for n in range(50)]
+        error = poison.exception(PATIENCE)
+        assert time.monotonic() - begun < 30.0
+        assert isinstance(error, weft.LostError)
+        kinds = {certificate.kind for certificate in error.certificates}
+        # Where a manager is all that there is in a block, the batch system may say first that it has ended.
+        assert kinds <= ({"worker"} if whom == "worker" else {"manager", "block"})
+        assert len({(certificate.block_id, certificate.pid) for certificate in error.certificates}) == 6
+        assert [other.result(PATIENCE) for other in others] == [n * n for n in range(50)]
+        assert square(7).result(PATIENCE) == 49
+
+
 class Broken:
     """A launcher whose command fails before the manager can register."""
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from weft_executor_htex import HighThroughputExecutor
 from weft_executor_htex.session import Session
 from weft_executor_htex.setup import Endpoint, ManagerSetup
-from weft_interfaces import Blocks
+from weft_interfaces import Blocks, ManagerLostError
 from weft_interfaces.memory import InMemoryProvider
 
 PATIENCE = 30.0
@@ -205,7 +205,7 @@ class Relay:
 
 
 @pytest.fixture
-def relayed(recorder: Any) -> Iterator[tuple[HighThroughputExecutor, Relay]]:
+def relayed(recorder: Any) -> Iterator[tuple[HighThroughputExecutor, Relay, subprocess.Popen[bytes]]]:
     """An executor whose only manager comes through a relay."""
     executor = HighThroughputExecutor(
         workers_per_node=2,
@@ -226,7 +226,7 @@ def relayed(recorder: Any) -> Iterator[tuple[HighThroughputExecutor, Relay]]:
         msgspec.structs.replace(setup, access=msgspec.structs.replace(setup.access, endpoints=[there])).dump()
     )
     manager.stdin.close()
-    yield executor, relay
+    yield executor, relay, manager
     relay.mend()
     executor.shutdown(cancel=True)
     try:
@@ -239,9 +239,9 @@ def relayed(recorder: Any) -> Iterator[tuple[HighThroughputExecutor, Relay]]:
 
 @pytest.mark.once
 def test_a_network_that_is_cut_and_mended_costs_nothing(
-    relayed: tuple[HighThroughputExecutor, Relay], recorder: Any
+    relayed: tuple[HighThroughputExecutor, Relay, Any], recorder: Any
 ) -> None:
-    executor, relay = relayed
+    executor, relay, _ = relayed
     recorder.value(executor, abs, -1)
     dice = random.Random(3)
     calls = [recorder.call(time.sleep, dice.choice([0, 0, 0.001, 0.01])) for _ in range(3000)]
@@ -253,3 +253,22 @@ def test_a_network_that_is_cut_and_mended_costs_nothing(
         relay.mend()
     assert [outcome.error for outcome in recorder.wait(*calls) if outcome.error] == []
     assert [event.kind for event in recorder.events if event.kind == "manager.gone"] == []
+
+
+def test_a_network_that_stays_cut_costs_what_its_manager_ran(
+    relayed: tuple[HighThroughputExecutor, Relay, Any], recorder: Any, eventually: Any
+) -> None:
+    """A third of the threshold, 3 s here, is granted to come back; who does later is told to end."""
+    executor, relay, manager = relayed
+    recorder.value(executor, abs, -1)
+    call = recorder.call(time.sleep, 1000)
+    executor.submit([call])
+    eventually(lambda: call.id in executor.running(), "the call does not begin")
+    since = time.monotonic()
+    relay.cut()
+    [outcome] = recorder.wait(call)
+    assert 2.9 < time.monotonic() - since < 5.0
+    assert isinstance(outcome.error, ManagerLostError)
+    assert "did not come back within 3 s" in str(outcome.error)
+    relay.mend()
+    assert manager.wait(5.0) == 0
