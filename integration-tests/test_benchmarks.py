@@ -138,6 +138,30 @@ with Pipeline(2) as pipeline:
     subprocess.run(command, cwd=root / "benchmarks", timeout=60, check=True)
 
 
+@pytest.mark.parametrize(
+    ("script", "verdict", "part"),
+    [
+        ("scale", "No manager was declared dead wrongly, and nothing was left over.", "trials"),
+        ("soak", "Every future ended once, as it should; memory is flat; nothing is left.", "samples"),
+        ("faults", "Nothing was lost, and nothing is left.", "faults"),
+    ],
+)
+def test_reliability_benchmark_finds_nothing_wrong(
+    root: Path, tmp_path: Path, script: str, verdict: str, part: str
+) -> None:
+    output = tmp_path / "found.json"
+    command = [sys.executable, str(root / f"benchmarks/{script}.py"), "--quick", "--output", str(output)]
+
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    record = json.loads(output.read_text(encoding="utf-8"))
+    assert {"date", "machine", "packages", "settings", part} <= record.keys()
+    assert record[part]
+    assert verdict in result.stdout
+    assert "…" not in result.stdout  # no figure is cut
+
+
 def test_unknown_section_is_named(root: Path) -> None:
     command = [sys.executable, str(root / "benchmarks/kernel.py"), "nosuch"]
 
