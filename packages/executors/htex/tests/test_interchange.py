@@ -366,6 +366,7 @@ class Crowd:
         self.now = 1000.0
         self.said: list[messages.Message] = []
         self.beats: dict[bytes, list[float]] = {}
+        self.tasks: list[list[int]] = []
         self.interchange = Interchange(
             lambda message, payloads: self.said.append(message),
             self.to_manager,
@@ -381,8 +382,11 @@ class Crowd:
             self.interchange.from_manager(b"%d" % number, messages.encode(info))
 
     def to_manager(self, address: bytes, frames: Sequence[messages.Frame]) -> None:
-        if type(messages.decode(frames)) is messages.Heartbeat:
+        message = messages.decode(frames)
+        if type(message) is messages.Heartbeat:
             self.beats.setdefault(address, []).append(self.now)
+        elif type(message) is messages.Tasks:
+            self.tasks.append([call_id for group in message.groups for call_id in group.ids])
 
     def tick(self) -> int:
         """How many heartbeats are sent in one go."""
@@ -422,3 +426,17 @@ def test_suspects_among_many_are_lost_when_their_time_is_over() -> None:
     crowd.now = 1001.25
     crowd.interchange.tick()
     assert [each.block for each in crowd.said if type(each) is messages.ManagerGone] == ["b0", "b2"]
+
+
+def test_calls_that_come_together_are_shared_out_together() -> None:
+    """Managers get their shares in few messages, in however many the client told of the calls."""
+    crowd = Crowd(100)
+    options = messages.Options.of(CallOptions(name="x"))
+    with crowd.interchange.listening():
+        for start in range(0, 200, 20):
+            told = ([1], [(1, options)]) if not start else ([], [])
+            tasks = messages.Tasks(*told, [messages.Group(1, 1, list(range(start, start + 20)), [0] * 20)])
+            crowd.interchange.from_client(tasks, [b"function", b""] if not start else [b""])
+        assert crowd.tasks == []
+    assert len(crowd.tasks) <= 150
+    assert sorted(call_id for ids in crowd.tasks for call_id in ids) == list(range(200))

@@ -16,7 +16,8 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 
@@ -99,6 +100,7 @@ class Interchange:
         self._remedy = remedy
         self._clock = clock
         self._next_beat = clock() + heartbeat_period
+        self._listening = False
         self._next_loss = math.inf  # when a suspect is lost, unless it comes back
         self._era = 0  # how often the client has told to forget
         self._ended_blocks: dict[str, EndBlock] = {}
@@ -127,6 +129,19 @@ class Interchange:
             for manager in list(self.roster):
                 self._send(manager, message)
         self._dispatch()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While the client speaks, nothing is given out: all that it says is shared out at the end, together.
+
+        Else each manager would get its share of each message in a message of its own.
+        """
+        self._listening = True
+        try:
+            yield
+        finally:
+            self._listening = False
+            self._dispatch()
 
     def _cancel(self, ids: Collection[int]) -> None:
         wanted = set(ids)
@@ -421,6 +436,8 @@ class Interchange:
 
     def _dispatch(self) -> None:
         """Give waiting calls to managers that have room."""
+        if self._listening:
+            return
         queue, allocations = self.queue, self._allocations
         while True:
             if queue.wide or allocations.pending:

@@ -153,7 +153,8 @@ class InterchangeThread:
     # -- alone ----------------------------------------------------------------------------------------------
 
     def _pull(self) -> None:
-        self._client.pull(self._interchange.from_client)
+        with self._interchange.listening():
+            self._client.pull(self._interchange.from_client)
 
     def _hear(self, message: Message, payloads: Sequence[Frame]) -> None:
         self._inbox.append((message, payloads))
