@@ -134,6 +134,11 @@ class Client:
         return self._sent < self._slots
 
     @property
+    def has_news(self) -> bool:
+        """Whether there may be something to pull."""
+        return bool(self._messages or self._backlog)
+
+    @property
     def has_messages(self) -> bool:
         """Whether there is something to be said, calls apart."""
         return bool(self._messages)

@@ -16,8 +16,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -130,18 +129,18 @@ class Interchange:
                 self._send(manager, message)
         self._dispatch()
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """While the client speaks, nothing is given out: all that it says is shared out at the end, together.
+    def listen(self, pull: Callable[[Callable[[Message, Sequence[Frame]], None]], object]) -> None:
+        """Take all that the client has to say, which ``pull`` passes to its argument.
 
-        Else each manager would get its share of each message in a message of its own.
+        Only then is anything given out: else each manager would get its share of each message in a message
+        of its own.
         """
         self._listening = True
         try:
-            yield
+            pull(self.from_client)
         finally:
             self._listening = False
-            self._dispatch()
+        self._dispatch()
 
     def _cancel(self, ids: Collection[int]) -> None:
         wanted = set(ids)

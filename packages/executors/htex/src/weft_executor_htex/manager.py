@@ -91,6 +91,7 @@ class ManagerProcess:
         self._threshold = setup.heartbeat_threshold
         self._next_beat = time.monotonic() + self._period
         self._accepted = False
+        self._look_at = 0.0  # when to see how much of the walltime is left
         self._draining = ""  # why, once it is
         self._over = False
         self._reason: str | None = None
@@ -135,23 +136,24 @@ class ManagerProcess:
 
     def _pump(self) -> float | None:
         """Send and receive what there is. Returns when to come back at the latest; None to end."""
+        self._flush()
         now = time.monotonic()
         if now - self._heard_at > self._threshold:
             self._reason = f"nothing was heard of the interchange for {now - self._heard_at:.1f} s"
         elif now >= self._next_beat:
             self._next_beat = now + self._period
             self._send(Heartbeat() if self._accepted else self._registration())
-        due = self._watch_walltime()
+        if now >= self._look_at:
+            self._look_at = self._watch_walltime()
         if self._handed and now >= self._say_at:
             self._say_begun()
-        self._flush()
         self._receive_all()  # the last thing: sending may hide from the descriptor that something has come
         if self._draining and not any(self._staff.load()[:2]):
             self._flush()
             self._reason = self._draining
         if self._reason is not None:
             return None
-        due = min(due, self._next_beat, self._heard_at + self._threshold)
+        due = min(self._look_at, self._next_beat, self._heard_at + self._threshold)
         return min(due, self._say_at) if self._handed else due
 
     def _watch_walltime(self) -> float:
@@ -169,6 +171,7 @@ class ManagerProcess:
 
     def _drain(self, reason: str) -> None:
         self._draining = reason
+        self._look_at = 0.0
         self._send(Returned(self._staff.take_back_waiting()))
 
     def _receive_all(self) -> None:
@@ -192,6 +195,7 @@ class ManagerProcess:
             self._staff.cancel(message.ids)
         elif type(message) is Accepted:
             self._accepted = True
+            self._look_at = 0.0
             self._period, self._threshold = message.period, message.threshold
         elif type(message) is Forget:
             self._functions.clear()

@@ -153,8 +153,8 @@ class InterchangeThread:
     # -- alone ----------------------------------------------------------------------------------------------
 
     def _pull(self) -> None:
-        with self._interchange.listening():
-            self._client.pull(self._interchange.from_client)
+        if self._client.has_news:
+            self._interchange.listen(self._client.pull)
 
     def _hear(self, message: Message, payloads: Sequence[Frame]) -> None:
         self._inbox.append((message, payloads))

@@ -95,6 +95,7 @@ class Staff:
         self._watch_pause = 0.0
         self._closing = False
         self._stopping = False
+        self._mourning = False  # whether a worker has closed its end, and how it ended is not known yet
         self._cleared = False
         self._ending = threading.Lock()
         self._stillborn = 0
@@ -172,10 +173,11 @@ class Staff:
         self._selector.register(descriptor, selectors.EVENT_READ, _ignore)
         try:
             while (due := pump()) is not None:
+                if self._check():  # after the pump: what calls wait for comes before what can wait
+                    continue
                 for key, mask in self._selector.select(min(self._sleep(), max(0.0, due - time.monotonic()))):
                     key.data(mask)
                 self._sleeps_until = 0.0
-                self._check()
         finally:
             self._stopping = self._closing = True
             self._clear()
@@ -214,7 +216,8 @@ class Staff:
             while self._wakeup.recv(4096):
                 pass
 
-    def _check(self) -> None:
+    def _check(self) -> bool:
+        """Do what is due; whether there is something to report because of it."""
         endings: list[Ending] = []
         if time.monotonic() >= self._dispatcher.watch_at:
             self._watch_memory()
@@ -224,9 +227,14 @@ class Staff:
                 self._retry_at = math.inf
                 endings = self._recruit()
         self._report_later(endings)
-        for link in [link for link in self._links.values() if link.mourned_at < time.monotonic()]:
+        if not self._mourning:
+            return bool(endings)
+        unburied = [link for link in self._links.values() if link.mourned_at < time.monotonic()]
+        for link in unburied:
             link.kill()
             self._bury(link, None, "its template process does not say how it ended")
+        self._mourning = any(link.mourned_at < math.inf for link in self._links.values())
+        return bool(endings or unburied)
 
     def _watch_memory(self) -> None:
         """Stop calls that use more memory than they asked for."""
@@ -382,6 +390,7 @@ class Staff:
             self._selector.unregister(link.connection)
             link.killed = True
             link.mourned_at = time.monotonic() + _CONFIRM
+            self._mourning = True
             self._retry_at = min(self._retry_at, link.mourned_at)
         if link.template is not self._template:
             self._bury(link, None, "its template process had died before")

@@ -107,8 +107,8 @@ class Worker:
         self._context.call = self._context.deadline = None
         call = value = None  # type: ignore[assignment]  # free before the next one comes
         flush()
-        self._surroundings.restore()
         self._report(kind, payload, time.perf_counter() - begun)
+        self._surroundings.restore()  # nobody waits for that
 
     def _deadline(self, timeout: float | None) -> float | None:
         if timeout is None:
