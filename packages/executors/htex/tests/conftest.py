@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from weft_executor_htex import HighThroughputExecutor
 from weft_interfaces import Blocks
 from weft_interfaces.memory import InMemoryProvider
+from weft_interfaces.testing.calls import Gate
 from weft_interfaces.testing.recorder import PATIENCE, Recorder
 
 
@@ -45,8 +47,12 @@ class Site:
         self.executor.start(recorder)
         self.managers: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, block: str) -> subprocess.Popen[bytes]:
+    def start(self, block: str, patch: str = "") -> subprocess.Popen[bytes]:
+        """Start a manager; ``patch`` is run in it before."""
         argv, data = self.executor.command(block)
+        if patch:
+            imports = "import sys\nfrom weft_executor_htex import manager, node_store"
+            argv = (sys.executable, "-c", f"{imports}\n{patch}\nsys.exit(manager.main())")
         manager = subprocess.Popen(list(argv), stdin=subprocess.PIPE, stderr=subprocess.PIPE)
         assert manager.stdin is not None
         manager.stdin.write(data)
@@ -79,3 +85,9 @@ def site(recorder: Any) -> Iterator[Callable[..., Site]]:
     yield start
     for each in sites:
         each.close()
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    with Gate() as gate:
+        yield gate

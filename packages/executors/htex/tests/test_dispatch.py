@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft_executor_htex import HighThroughputExecutor, messages
 from weft_executor_htex.interchange import Interchange
+from weft_executor_htex.interchange_blobs import InterchangeBlobs
 from weft_executor_htex.queue import Needs, Queue
 from weft_executor_htex.roster import Roster
 from weft_executor_htex.selector import SELECTORS, Candidate, LeastLoaded, Selector, find_selector
@@ -269,7 +270,7 @@ def test_many_single_cancels_of_given_calls_are_cheap() -> None:
 @given(data=st.data())
 def test_the_queue_gives_out_what_was_not_cancelled_in_its_order(data: st.DataObject) -> None:
     """Also with its arguments."""
-    queue = Queue()
+    queue = Queue(InterchangeBlobs(0))
     kinds = [options(priority=priority) for priority in (0, 1)]
     queue.add(messages.Tasks([1], list(enumerate(kinds)), []), [b""])
     waits: list[tuple[int, int]] = []  # ids with their kinds

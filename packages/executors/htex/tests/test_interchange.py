@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import pickle
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -11,14 +13,17 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from weft_executor_htex import messages
+from weft_executor_htex.blobs import digest_of
 from weft_executor_htex.client import Client
+from weft_executor_htex.client_blobs import ClientBlobs
 from weft_executor_htex.interchange import Interchange
-from weft_interfaces import Call, CallOptions, LostError, Outcome, PickleSerializer, Resources
+from weft_executor_htex.packing import BlobSerializer
+from weft_interfaces import Call, CallOptions, LostError, Outcome, Resources
 from weft_interfaces.processes import Catalogue
 
-NOTHING = 1  # the kind of a result that is None
+NOTHING, VALUE = 1, 2  # the kinds of results that are None, and another
 
 
 class Manager:
@@ -33,6 +38,9 @@ class Manager:
         self.known: set[int] = set()
         self.priorities: dict[int, int] = {}
         self.draining = False
+        self.blobs: set[bytes] = set()
+        self.needs: dict[int, list[bytes]] = {}
+        self.unsaid: list[messages.Message] = []  # what it says before anything else, a while later
 
     def receive(self, frames: Sequence[messages.Frame]) -> None:
         message = messages.decode(frames)
@@ -40,13 +48,23 @@ class Manager:
             assert not self.draining
             self.known.update(message.functions)
             self.priorities.update({number: options.priority for number, options in message.options})
+            for blob, frame in zip(message.blobs, frames[-len(message.blobs) :], strict=bool(message.blobs)):
+                assert digest_of(frame) == blob.digest
+                assert blob.digest not in self.blobs, "a blob that it has"
+                self.blobs.add(blob.digest)
             for group in message.groups:
                 assert group.function in self.known, "a function that it was not told"
                 if group.hosts:
                     self.nodes[group.ids[0]] = group.hosts
+                if not self.blobs.issuperset(group.blobs):
+                    dropped = {digest for said in self.unsaid for digest in getattr(said, "digests", ())}
+                    assert dropped.issuperset(set(group.blobs) - self.blobs), "a blob is missing"
+                    self.unsaid.append(messages.Returned(group.ids))
+                    continue
                 for call_id in group.ids:
                     assert call_id not in self.calls, "the same call twice"
                     self.calls[call_id] = self.priorities[group.options]
+                    self.needs[call_id] = group.blobs
         elif type(message) is messages.Forget:
             self.known.clear()
             self.priorities.clear()
@@ -82,9 +100,11 @@ class InterchangeMachine(RuleBasedStateMachine):
         self.inbox: list[tuple[messages.Message, Sequence[messages.Frame]]] = []
         self.wide: dict[int, int] = {}  # the calls for several nodes, with how many
         self.ended: set[str] = set()
-        serializer = PickleSerializer(cloudpickle.Pickler)
-        self.catalogue = Catalogue(serializer, lambda options: None)
-        self.client = Client("x", self.context, serializer)
+        blobs = ClientBlobs()
+        serializer = BlobSerializer(cloudpickle.Pickler, 1000, blobs)
+        self.catalogue = Catalogue(serializer, lambda options: None, pack=serializer.pack)
+        self.client = Client("x", self.context, serializer, blobs)
+        self.packer = BlobSerializer(cloudpickle.Pickler, 1000, ClientBlobs())
         self.interchange = Interchange(
             self.to_client,
             self.to_manager,
@@ -111,10 +131,13 @@ class InterchangeMachine(RuleBasedStateMachine):
         if address in self.managers:
             self.managers[address].receive(frames)
 
-    def say(self, manager: Manager, message: messages.Message, *payloads: bytes) -> None:
+    def say(self, manager: Manager, message: messages.Message, *payloads: messages.Frame) -> None:
+        while manager.unsaid:
+            self.interchange.from_manager(manager.address, messages.encode(manager.unsaid.pop(0)))
         self.interchange.from_manager(manager.address, messages.encode(message, payloads))
 
     def results(self, manager: Manager, ids: Sequence[int]) -> None:
+        ids = [call_id for call_id in ids if call_id in manager.calls]
         for call_id in ids:
             del manager.calls[call_id]
         group = messages.ResultGroup(list(ids), [NOTHING] * len(ids), [0] * len(ids))
@@ -125,10 +148,20 @@ class InterchangeMachine(RuleBasedStateMachine):
 
     # -- what happens -------------------------------------------------------------------------------------
 
-    @rule(count=st.integers(1, 30), priority=st.integers(0, 2), cpus=st.sampled_from([1, 1, 1, 2, 5]))
-    def submit(self, count: int, priority: int, cpus: int, nodes: int = 1) -> None:
+    @initialize(remainder=st.sampled_from([0, 0, 5000]))
+    def begin_with(self, remainder: int) -> None:
+        self.interchange.blobs._remainder = remainder
+
+    @rule(
+        count=st.integers(1, 30),
+        priority=st.integers(0, 2),
+        cpus=st.sampled_from([1, 1, 1, 2, 5]),
+        large=st.lists(st.integers(0, 1), max_size=2),
+    )
+    def submit(self, count: int, priority: int, cpus: int, nodes: int = 1, large: Sequence[int] = ()) -> None:
         options = CallOptions(priority=priority, resources=Resources(cpus=cpus, nodes=nodes))
-        calls = [Call(next(self.numbers), abs, (-1,), {}, options) for _ in range(count)]
+        args = (-1, *(pickle.PickleBuffer(bytes([n]) * 2000) for n in large))
+        calls = [Call(next(self.numbers), abs, args, {}, options) for _ in range(count)]
         if nodes > 1:
             self.wide.update({call.id: nodes for call in calls})
         self.client.submit([self.catalogue.entry(call) for call in calls])
@@ -140,9 +173,10 @@ class InterchangeMachine(RuleBasedStateMachine):
         priority=st.integers(0, 2),
         cpus=st.sampled_from([1, 2]),
         nodes=st.sampled_from([2, 2, 3]),
+        large=st.lists(st.integers(0, 1), max_size=1),
     )
-    def submit_wide(self, count: int, priority: int, cpus: int, nodes: int) -> None:
-        self.submit(count, priority, cpus, nodes)
+    def submit_wide(self, count: int, priority: int, cpus: int, nodes: int, large: Sequence[int]) -> None:
+        self.submit(count, priority, cpus, nodes, large)
 
     @precondition(lambda self: len(self.managers) < 7)
     @rule(slots=st.integers(1, 4), block=st.integers(1, 3))
@@ -167,6 +201,35 @@ class InterchangeMachine(RuleBasedStateMachine):
         if manager.calls:
             self.results(manager, data.draw(st.lists(st.sampled_from(list(manager.calls)), unique=True)))
             self.pull()
+
+    @precondition(lambda self: any(manager.calls for manager in self.managers.values()))
+    @rule(data=st.data(), n=st.integers(0, 1))
+    def complete_with_a_blob(self, data: st.DataObject, n: int) -> None:
+        manager = data.draw(st.sampled_from([each for each in self.managers.values() if each.calls]))
+        payload, [blob] = self.packer.pack(pickle.PickleBuffer(bytes([n]) * 2000), "it")
+        call_id = data.draw(st.sampled_from(list(manager.calls)))
+        del manager.calls[call_id]
+        manager.blobs.add(blob.digest)
+        header = messages.BlobHeader(blob.digest, 2000)
+        group = messages.ResultGroup([call_id], [VALUE], [len(payload)], [header])
+        self.say(manager, messages.Results([group]), payload, bytes([n]) * 2000)
+        self.pull()
+        if call_id not in self.cancelled and call_id not in self.wide:
+            assert bytes(self.context.outcomes[call_id].value) == bytes([n]) * 2000
+
+    @precondition(lambda self: any(manager.blobs for manager in self.managers.values()))
+    @rule(data=st.data(), later=st.booleans())
+    def evict(self, data: st.DataObject, later: bool) -> None:
+        """Blobs that no call needs there; calls for them may be on their way."""
+        manager = data.draw(st.sampled_from([each for each in self.managers.values() if each.blobs]))
+        free = manager.blobs.difference(*(manager.needs[call_id] for call_id in manager.calls))
+        if free:
+            dropped = data.draw(st.lists(st.sampled_from(sorted(free)), min_size=1, unique=True))
+            manager.blobs.difference_update(dropped)
+            manager.unsaid.append(messages.Dropped(dropped))
+            if not later:
+                self.say(manager, messages.Heartbeat())
+                self.pull()
 
     @precondition(lambda self: self.managers)
     @rule(data=st.data(), seconds=st.sampled_from([0.001, 0.02, 2.0]))
@@ -327,6 +390,9 @@ class InterchangeMachine(RuleBasedStateMachine):
         for _ in range(3):
             self.register(8)
         for _ in range(10_000):
+            for manager in self.managers.values():
+                self.say(manager, messages.Heartbeat())
+            self.pull()
             busy = [manager for manager in self.managers.values() if manager.calls]
             if not busy:
                 break
@@ -342,6 +408,11 @@ class InterchangeMachine(RuleBasedStateMachine):
                 assert isinstance(outcome.error, LostError) or "nobody comes" in str(outcome.error)
         assert self.client.slots() == (0, 0)
         assert (self.client._sent, self.client._sent_bytes) == (0, 0)
+        assert not self.client._window_blobs
+        assert self.client._known_blobs == self.interchange.blobs._frames.keys()
+        assert sum(map(len, self.interchange.blobs._frames.values())) <= self.interchange.blobs._remainder
+        gc.collect()
+        assert not self.client._blobs._blobs
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from weft_executor_htex import HighThroughputExecutor, remote
 from weft_executor_htex.selector import find_selector
@@ -103,6 +104,30 @@ def test_what_it_was_not_sent_waits_for_the_next_one(
     eventually(lambda: _has_access(here.executor), "the next one is there")
     here.start("b")
     assert [outcome.value for outcome in recorder.wait(*calls[5:])] == [5, 6, 7, 8, 9]
+
+
+def test_what_is_large_passes_through_it_and_through_the_next_one(
+    site: Any, recorder: Any, eventually: Any
+) -> None:
+    """The next one is not taken to have what the last one had."""
+    array = np.arange(1_000_000)
+    here = site(interchange="process")
+    for block in ("first", "second"):
+        here.start(block)
+        for _ in range(2):
+            assert recorder.value(here.executor, np.sum, array) == array.sum()
+            doubled = recorder.value(here.executor, np.add, array, array)
+            assert (doubled == array + array).all()
+            assert not doubled.flags.writeable
+            assert recorder.value(here.executor, np.sum, doubled) == 2 * array.sum()
+        if block == "first":
+            with Gate() as gate:
+                begun = recorder.call(pass_gate, gate.address)
+                here.executor.submit([begun])
+                gate.wait_begun(PATIENCE)
+                os.kill(interchange_of(here.executor), signal.SIGKILL)
+                assert isinstance(recorder.wait(begun)[0].error, InterchangeLostError)
+            eventually(lambda: _has_access(here.executor), "the next one is there")
 
 
 def test_one_that_ends_again_and_again_is_given_up(site: Any, recorder: Any, eventually: Any) -> None:

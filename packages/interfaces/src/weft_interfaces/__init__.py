@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from .provider import BaseProvider, JobId, JobSpec, JobState, JobStatus, Provider
     from .resources import Resources
     from .serializer import FunctionPayload, Serializer
+    from .shared import Shared
     from .staging import NullStaging, Staging
     from .units import format_bytes, format_seconds, parse_bytes, parse_count, parse_seconds
     from .worker import WorkerContext, adopt_worker, current_worker
@@ -142,6 +143,7 @@ __all__ = [
     "ScalingState",
     "SerializationError",
     "Serializer",
+    "Shared",
     "ShellError",
     "Staging",
     "StagingError",
@@ -189,6 +191,7 @@ _NAMES = {
     "provider": "BaseProvider JobId JobSpec JobState JobStatus Provider",
     "resources": "Resources",
     "serializer": "FunctionPayload Serializer",
+    "shared": "Shared",
     "staging": "NullStaging Staging",
     "units": "format_bytes format_seconds parse_bytes parse_count parse_seconds",
     "worker": "WorkerContext adopt_worker current_worker",

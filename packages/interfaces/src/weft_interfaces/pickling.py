@@ -23,7 +23,7 @@ from typing import Any
 from .errors import SerializationError
 from .serializer import FunctionPayload
 
-__all__ = ["PickleSerializer"]
+__all__ = ["PickleSerializer", "in_band", "is_plain", "make_serializer"]
 
 _PROTOCOL = 5
 # Values of these types hold no function or class, so that the standard pickler is right for them, and it is
@@ -46,11 +46,20 @@ class PickleSerializer:
     ) -> bytes:
         """See :meth:`Serializer.dumps`."""
         try:
-            if _is_plain(value):
+            if is_plain(value):
                 return pickle.dumps(value, _PROTOCOL)
             return self._dumps(value, buffer_callback)
         except Exception as error:
             raise self._explain(value, what, error) from error
+
+    def dump(
+        self, value: Any, file: Any, buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None
+    ) -> None:
+        """Write the value to ``file``: its ``write`` gets what is large inside in pieces, uncopied.
+
+        Raises what the value, or ``file``, raises.
+        """
+        self._pickler(file, _PROTOCOL, buffer_callback=buffer_callback).dump(value)
 
     def loads(self, data: bytes | memoryview, what: str, buffers: Iterable[Any] = ()) -> Any:
         """See :meth:`Serializer.loads`."""
@@ -78,14 +87,14 @@ class PickleSerializer:
         return known.payload
 
     def _function_payload(self, function: Callable[..., Any]) -> FunctionPayload:
-        data = self.dumps(function, f"the function {getattr(function, '__qualname__', function)!r}")
+        data = self.dumps(function, f"the function {getattr(function, '__qualname__', function)!r}", in_band)
         return FunctionPayload(hashlib.blake2b(data, digest_size=16).digest(), data)
 
     def _dumps(
         self, value: Any, buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None
     ) -> bytes:
         file = io.BytesIO()
-        self._pickler(file, _PROTOCOL, buffer_callback=buffer_callback).dump(value)
+        self.dump(value, file, buffer_callback)
         return file.getvalue()
 
     def _explain(self, value: Any, what: str, error: Exception) -> SerializationError:
@@ -110,6 +119,12 @@ class PickleSerializer:
         return True
 
 
+def make_serializer(pickler: str = "pickle:Pickler") -> PickleSerializer:
+    """The serializer whose pickler has this name, ``module:class``: for processes that are told by name."""
+    module, _, name = pickler.partition(":")
+    return PickleSerializer(getattr(importlib.import_module(module), name))
+
+
 class _KnownFunction:
     """A function's payload, and the bindings that it depends on."""
 
@@ -128,15 +143,21 @@ class _KnownFunction:
 _MISSING = object()
 
 
-def _is_plain(value: Any, depth: int = 3) -> bool:
+def in_band(buffer: pickle.PickleBuffer) -> bool:
+    """Keeps a buffer in the bytes, as a callback of :meth:`PickleSerializer.dumps`: they are to be all."""
+    return True
+
+
+def is_plain(value: Any, depth: int = 3) -> bool:
+    """Whether a value is made of a few numbers, texts and the like: the standard pickler is right for it."""
     kind = type(value)
     if kind in _PLAIN:
         return True
     if depth and (kind is tuple or kind is list):
-        return len(value) <= 64 and all(_is_plain(part, depth - 1) for part in value)
+        return len(value) <= 64 and all(is_plain(part, depth - 1) for part in value)
     if depth and kind is dict:
         return len(value) <= 64 and all(
-            type(key) is str and _is_plain(part, depth - 1) for key, part in value.items()
+            type(key) is str and is_plain(part, depth - 1) for key, part in value.items()
         )
     return False
 

@@ -29,7 +29,7 @@ class Serializer(Protocol):
         self, value: Any, what: str, buffer_callback: Callable[[PickleBuffer], object] | None = None
     ) -> bytes:
         """The value as bytes. Large buffers go to ``buffer_callback``, if there is one, and are not in the
-        bytes.
+        bytes unless it returns something true. With a callback, the bytes and these buffers are all of it.
         """
 
     def loads(self, data: bytes | memoryview, what: str, buffers: Iterable[Any] = ()) -> Any:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import CancelledError
 from typing import TypeAlias
@@ -33,9 +34,12 @@ from weft_interfaces import (
 )
 from weft_interfaces.processes import Backlog, Entry, unpack_result
 
+from .client_blobs import ClientBlob, ClientBlobs
 from .messages import (
     Begun,
+    BlobHeader,
     Cancel,
+    Dropped,
     Forget,
     Frame,
     GiveBack,
@@ -51,6 +55,7 @@ from .messages import (
     Tasks,
     Trouble,
 )
+from .packing import BlobSerializer
 
 __all__ = ["Client", "Send"]
 
@@ -59,7 +64,8 @@ Send: TypeAlias = "Callable[[Message, Sequence[Frame]], object]"
 _WINDOW = (
     8192  # calls that the interchange and managers have at most, unless there are half as many slots ...
 )
-_WINDOW_BYTES = 64 << 20  # ... and the size of their arguments
+_WINDOW_BYTES = 64 << 20  # ... and the size of their arguments, unless there are more slots than calls
+_MESSAGE = 8 << 20  # bytes of blobs in one message, and the last one
 _LARGE = 1 << 16  # bytes from which on the arguments of a call travel in a frame of their own
 _BATCH = 1024  # calls in one group
 _MOST_KNOWN = 1000  # functions and options that the interchange is to remember
@@ -69,11 +75,16 @@ _SENT = 0  # in Entry.worker: the interchange has it
 class Client:
     """See the module."""
 
-    def __init__(self, label: str, context: ExecutorContext, serializer: Serializer) -> None:
+    def __init__(
+        self, label: str, context: ExecutorContext, serializer: BlobSerializer, blobs: ClientBlobs
+    ) -> None:
         self.managers: dict[str, Register] = {}
         self._label = label
         self._context = context
         self._serializer = serializer
+        self._blobs = blobs
+        self._known_blobs: set[bytes] = set()  # that the interchange has
+        self._window_blobs: Counter[bytes] = Counter()  # that calls need which were sent
         self._lock = HotLock()
         self.changed = threading.Condition(self._lock)
         self._entries: dict[int, Entry] = {}
@@ -230,8 +241,9 @@ class Client:
         options: list[tuple[int, Options]] = []
         groups: list[Group] = []
         payloads: list[Frame] = []
-        count, window = 0, max(_WINDOW, 2 * self._slots)
-        while backlog and count < _BATCH and self._sent < window and self._sent_bytes < _WINDOW_BYTES:
+        blobs: dict[bytes, ClientBlob] = {}
+        count = size = 0
+        while backlog and count < _BATCH and size < _MESSAGE and self._has_window():
             run = self._next_run(_BATCH - count)
             function, wishes = run[0].function, run[0].options
             if function.number not in self._known:
@@ -241,14 +253,41 @@ class Client:
                 self._known.add(wishes.number)
                 options.append((wishes.number, Options.of(wishes.options)))
             sizes = [len(entry.arguments) for entry in run]
-            groups.append(Group(function.number, wishes.number, [entry.id for entry in run], sizes))
+            needs = [blob.digest for blob in run[0].blobs]
+            groups.append(
+                Group(function.number, wishes.number, [entry.id for entry in run], sizes, blobs=needs)
+            )
             payloads.append(run[0].arguments if len(run) == 1 else b"".join([e.arguments for e in run]))
             self._sent += len(run)
             self._sent_bytes += sum(sizes)
             count += len(run)
+            for blob in run[0].blobs:
+                size += self._count_blob(blob, len(run), blobs)
         if not groups:
             return None
-        return Tasks(list(functions), options, groups), [*functions.values(), *payloads]
+        headers = [BlobHeader(digest, blob.size) for digest, blob in blobs.items()]
+        frames = [*functions.values(), *payloads, *(blob.data for blob in blobs.values())]
+        return Tasks(list(functions), options, groups, headers), frames
+
+    def _has_window(self) -> bool:
+        """Whether the interchange is to have more: what slots can take at once it may have in any case."""
+        return self._sent < max(_WINDOW, 2 * self._slots) and (
+            self._sent_bytes < _WINDOW_BYTES or self._sent < self._slots
+        )
+
+    def _count_blob(self, blob: ClientBlob, calls: int, sending: dict[bytes, ClientBlob]) -> int:
+        """So many calls that need it are sent, and it goes with them unless the interchange has it.
+
+        Returns the bytes to be sent.
+        """
+        if not self._window_blobs[blob.digest]:
+            self._sent_bytes += blob.size
+        self._window_blobs[blob.digest] += calls
+        if blob.digest in self._known_blobs:
+            return 0
+        self._known_blobs.add(blob.digest)
+        sending[blob.digest] = blob
+        return blob.size
 
     def _next_run(self, most: int) -> list[Entry]:
         """The next calls of one function with the same options."""
@@ -258,12 +297,13 @@ class Client:
         run = [first]
         if len(first.arguments) > _LARGE:
             return run
-        function, options = first.function, first.options
+        function, options, blobs = first.function, first.options, first.blobs
         while backlog and len(run) < most:
             entry = backlog.first()
             if (
                 entry.function is not function
                 or entry.options is not options
+                or (entry.blobs is not blobs and entry.blobs != blobs)
                 or len(entry.arguments) > _LARGE
             ):
                 break
@@ -283,6 +323,9 @@ class Client:
                 self._begun.update(call_id for call_id in message.ids if call_id in self._entries)
         elif type(message) is Returned:
             self._put_back(message.ids)
+        elif type(message) is Dropped:
+            with self._lock:
+                self._known_blobs.difference_update(message.digests)
         elif type(message) is Lost:
             self._lose(message)
         elif type(message) is ManagerUp:
@@ -309,8 +352,15 @@ class Client:
             self._reporting += 1
         outcomes: list[Outcome] = []
         position = 0
-        for group, payload in zip(results.groups, payloads, strict=True):
-            start = 0
+        frames = iter(payloads)
+        for group in results.groups:
+            payload, start = next(frames), 0
+            if len(group.ids) > 1:
+                payload = bytes(payload)  # of which slices are faster
+            serializer: Serializer = self._serializer
+            if group.blobs:
+                arrived = [(blob.digest, next(frames)) for blob in group.blobs]
+                serializer = self._serializer.finding_in(self._blobs.arrived(arrived))
             for kind, size in zip(group.kinds, group.sizes, strict=True):
                 entry = entries[position]
                 position += 1
@@ -319,9 +369,7 @@ class Client:
                     outcomes.append(Outcome(entry.id, None, entry.verdict))
                 else:
                     name = entry.options.options.name
-                    outcomes.append(
-                        unpack_result(entry.id, kind, payload[start:stop], self._serializer, name)
-                    )
+                    outcomes.append(unpack_result(entry.id, kind, payload[start:stop], serializer, name))
                 start = stop
         self._report(outcomes)
 
@@ -335,6 +383,7 @@ class Client:
             ]
             self._begun.clear()
             self._known.clear()
+            self._known_blobs.clear()
             managers = list(self.managers.values())
             self.managers.clear()
             self._slots = 0
@@ -407,6 +456,11 @@ class Client:
     def _uncount(self, entry: Entry) -> None:
         self._sent -= 1
         self._sent_bytes -= len(entry.arguments)
+        for blob in entry.blobs:
+            self._window_blobs[blob.digest] -= 1
+            if not self._window_blobs[blob.digest]:
+                del self._window_blobs[blob.digest]
+                self._sent_bytes -= blob.size
 
     # -- reports --------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ class Connection:
         selector: selectors.BaseSelector,
         incoming: int,
         outgoing: int,
-        deliver: Callable[[list[bytes]], object],
+        deliver: Callable[[list[Frame]], object],
         ended: Callable[[str], object],
     ) -> None:
         self._selector = selector

@@ -26,19 +26,21 @@ from weft_interfaces import (
     Load,
     MissingPluginError,
     Outcome,
-    PickleSerializer,
     Resources,
     ResourcesError,
     RunClosedError,
     format_bytes,
+    parse_bytes,
     parse_count,
     parse_seconds,
 )
 from weft_interfaces.processes import Catalogue, available_cpus
 
 from .client import Client
+from .client_blobs import ClientBlobs
 from .interrupt import Uninterrupted
 from .messages import Drain, EndBlock, InterchangeState, Message, Stop
+from .packing import BlobSerializer
 from .placement import InterchangeThread, Placement
 from .seats import check_accelerators, check_affinity, share_of_accelerators
 from .selector import Selector, find_selector
@@ -46,6 +48,7 @@ from .setup import InterchangeSetup, ManagerSetup, user_path
 
 __all__ = ["HighThroughputExecutor"]
 
+_REMAINDER = 256 << 20  # bytes of blobs that an interchange elsewhere keeps for calls that may come
 _END = 2.0  # seconds that managers may take to say that they end, ...
 _END_EACH = 0.001  # ... and so many more for each, where there are thousands
 
@@ -70,6 +73,10 @@ class HighThroughputExecutor(BaseExecutor):
     so that idle blocks can be given back), or an object, see :class:`weft_executor_htex.selector.Selector`.
     interchange: where the interchange lives, ``"thread"`` (of this process) or ``"process"`` (one of its own:
     it never waits for this one, and its loss costs no more than the calls that it had).
+    large: bytes, or text such as ``"100kB"``; what is larger inside arguments and results is sent to a node
+    once, and mapped by its workers: arrays then are read-only, and ``array.copy()`` is not.
+    store: bytes of these that a node has in shared memory, as a number or text; a quarter of what is free
+    unless said.
     """
 
     in_blocks = True
@@ -89,6 +96,8 @@ class HighThroughputExecutor(BaseExecutor):
         affinity: Literal["none", "block", "block-reverse", "alternating"] | Sequence[str] = "none",
         selector: str | Selector = "least-loaded",
         interchange: Literal["thread", "process"] = "thread",
+        large: int | str = "100kB",
+        store: int | str | None = None,
     ) -> None:
         super().__init__(label)
         of = f"of executor {label!r}"
@@ -122,6 +131,8 @@ class HighThroughputExecutor(BaseExecutor):
             raise ConfigError(
                 f'interchange {of} must be "thread" or "process", not {interchange!r}', "interchange"
             )
+        self._large = _parse_size(large, f"large {of}")
+        self._store = None if store is None else _parse_size(store, f"store {of}")
         self._blocks = blocks or Blocks(provider=_local_provider())
         self._lifecycle = threading.Lock()
         self._session: _Session | None = None
@@ -230,6 +241,8 @@ class HighThroughputExecutor(BaseExecutor):
             affinity=self._affinity,
             environment={"WEFT_EXECUTOR": self.label, "WEFT_RUN_ID": session.run_id},
             directory=os.getcwd(),
+            large=self._large,
+            store=self._store,
         )
         return BlockCommand((sys.executable, "-m", f"{__package__}.manager"), setup.dump())
 
@@ -304,14 +317,17 @@ class _Session:
         self._context = context
         self.run_id = context.run_id
         self._refusal = weakref.WeakMethod(executor.refusal)
-        serializer = PickleSerializer(cloudpickle.Pickler)
-        self._catalogue = Catalogue(serializer, self._refuse, executor._slots_per_node())
-        self.client = Client(executor.label, context, serializer)
+        blobs = ClientBlobs()
+        serializer = BlobSerializer(cloudpickle.Pickler, executor._large, blobs)
+        self._catalogue = Catalogue(serializer, self._refuse, executor._slots_per_node(), serializer.pack)
+        self.client = Client(executor.label, context, serializer, blobs)
         setup = InterchangeSetup(
             heartbeat_period=executor._period,
             heartbeat_threshold=executor._threshold,
             prefetch=executor._prefetch,
             address=executor._address,
+            # In this process it would keep alive what the client has let go.
+            remainder=0 if executor._interchange == "thread" else _REMAINDER,
         )
         self.placement = executor._place(self.client, setup)
         self.placement.start()
@@ -386,6 +402,13 @@ class _Session:
 def _loads(state: InterchangeState) -> dict[str, BlockLoad]:
     """What the interchange tells of its blocks, as the scaler wants it."""
     return {each.block: BlockLoad(each.managers, each.running, each.idle_for) for each in state.blocks}
+
+
+def _parse_size(value: int | str, field: str) -> int:
+    size = parse_bytes(value, field)
+    if size <= 0:
+        raise ConfigError(f"{field} must be more than 0 bytes, not {size}", field.partition(" ")[0])
+    return size
 
 
 def _local_provider() -> Any:

@@ -21,14 +21,17 @@ from collections.abc import Callable, Collection, Sequence
 import msgspec
 
 from .allocation import Allocation, Allocations
+from .interchange_blobs import InterchangeBlobs
 from .messages import (
     PROTOCOL,
     PYTHON,
     Accepted,
     Begun,
+    BlobHeader,
     BlockState,
     Cancel,
     Drain,
+    Dropped,
     EndBlock,
     Forget,
     Frame,
@@ -58,6 +61,7 @@ from .selector import Selector
 
 __all__ = ["Interchange"]
 
+_MESSAGE = 8 << 20  # bytes of blobs in one message, and the last one
 _WAKE = 1.0  # seconds in which the batch system may say why a manager's process has ended
 
 
@@ -67,7 +71,8 @@ class Interchange:
 
     heartbeat_period, heartbeat_threshold: seconds; a manager that was not heard of for so long is lost.
     prefetch: calls sent ahead for each slot of a manager, however long they take. selector: which manager
-    gets the next calls; the least loaded unless said.
+    gets the next calls; the least loaded unless said. remainder: bytes of blobs that it keeps although no
+    waiting call needs them.
     most_managers: how many it holds; it refuses more, and ``remedy`` says what is to be done about it.
     """
 
@@ -83,11 +88,13 @@ class Interchange:
         selector: Selector | None = None,
         most_managers: int = sys.maxsize,
         remedy: str = "",
+        remainder: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.malformed: Counter[str] = Counter()
         self.roster = Roster(prefetch, selector)
-        self.queue = Queue()
+        self.blobs = InterchangeBlobs(remainder)
+        self.queue = Queue(self.blobs)
         self._allocations = Allocations(self.roster, self.queue)
         self._to_client = to_client
         self._to_manager = to_manager
@@ -111,7 +118,11 @@ class Interchange:
     def from_client(self, message: Message, payloads: Sequence[Frame]) -> None:
         """Take a message of the client's, which is trusted."""
         if type(message) is Tasks:
-            self.queue.add(message, payloads)
+            without_blobs = self.queue.add(message, payloads)
+            if without_blobs:
+                needed = {digest for group in message.groups for digest in group.blobs}
+                self._to_client(Dropped([digest for digest in needed if digest not in self.blobs]), ())
+                self._to_client(Returned(without_blobs), ())
         elif type(message) is Cancel:
             self._cancel(message.ids)
         elif type(message) is GiveBack:
@@ -204,23 +215,30 @@ class Interchange:
             self._suspects.pop(address, None)
             self.roster.freed(manager)
             self._allocations.stir(manager.allocation)
+        self._hear(manager, message, frames[1:])
+        self._dispatch()
+
+    def _hear(self, manager: Manager, message: Message, payloads: Sequence[Frame]) -> None:
         if type(message) is Results:
-            self._complete(manager, message, frames[1:])
+            self._complete(manager, message, payloads)
         elif type(message) is Begun:
             begun = [call_id for call_id in message.ids if call_id in manager.calls]
             manager.begun.update(begun)
             self._to_client(Begun(begun), ())
         elif type(message) is Returned:
             self._take_back(manager, message.ids)
+        elif type(message) is Dropped:
+            manager.blobs.difference_update(message.digests)
         elif type(message) is Leave:
-            reason = message.reason
-            end = EndBlock(manager.info.block, None, reason, None, "") if message.over else None
-            self._lose(manager, reason, end)
+            self._part_with(manager, message)
         elif type(message) is Drain:
             manager.draining = True
         elif type(message) is not Heartbeat:
             self.malformed[f"{type(message).__name__} from a manager"] += 1
-        self._dispatch()
+
+    def _part_with(self, manager: Manager, leave: Leave) -> None:
+        end = EndBlock(manager.info.block, None, leave.reason, None, "") if leave.over else None
+        self._lose(manager, leave.reason, end)
 
     def _register(self, address: bytes, info: Register) -> None:
         known = self.roster.get(address)
@@ -274,6 +292,9 @@ class Interchange:
         if len(set(ids)) < len(ids) or not manager.calls.keys() >= set(ids):
             results, payloads = self._known_results(manager, results, payloads)
             ids = [call_id for group in results.groups for call_id in group.ids]
+        for group in results.groups:
+            if group.blobs:
+                manager.blobs.update([blob.digest for blob in group.blobs])
         manager.complete(ids)
         manager.note_completions(len(ids), self._clock())
         self.roster.freed(manager)
@@ -304,19 +325,24 @@ class Interchange:
         groups: list[ResultGroup] = []
         pieces: list[Frame] = []
         known = set(manager.calls)
-        for group, payload in zip(results.groups, payloads, strict=True):
+        position = 0
+        for group in results.groups:
+            payload = payloads[position]
+            frames = payloads[position + 1 : position + 1 + len(group.blobs)]
+            position += 1 + len(group.blobs)
             start = 0
             for call_id, kind, size in zip(group.ids, group.kinds, group.sizes, strict=True):
                 if call_id in known:
                     known.discard(call_id)
-                    groups.append(ResultGroup([call_id], [kind], [size]))
-                    pieces.append(payload[start : start + size])
+                    groups.append(ResultGroup([call_id], [kind], [size], group.blobs))
+                    pieces += [payload[start : start + size], *frames]
                 start += size
         return Results(groups), pieces
 
     def _take_back(self, manager: Manager, ids: Sequence[int]) -> None:
         mine = [call_id for call_id in ids if call_id in manager.calls]
         manager.complete(mine)
+        manager.crowded = True  # it gets no more than its slots take until one of these is free
         self.roster.freed(manager)
         if manager.allocation is not None:
             self._end_allocation(manager, manager.allocation)
@@ -437,6 +463,11 @@ class Interchange:
         """Give waiting calls to managers that have room."""
         if self._listening:
             return
+        self._give_out()
+        if self.blobs and (dropped := self.blobs.evict()):
+            self._to_client(Dropped(dropped), ())
+
+    def _give_out(self) -> None:
         queue, allocations = self.queue, self._allocations
         while True:
             if queue.wide or allocations.pending:
@@ -469,7 +500,7 @@ class Interchange:
     def _give(self, manager: Manager, first: Batch) -> None:
         """Send one message with as many calls as the manager has room for, and its share allows."""
         share = -(-len(self.queue) // len(self.roster))
-        groups, payloads = [], []
+        groups, payloads, size = [], [], 0
         batch: Batch | None = first
         while batch is not None and (room := min(manager.room(batch.needs), share)) > 0:
             group, payload = self.queue.take(batch, room)
@@ -477,12 +508,15 @@ class Interchange:
             payloads.append(payload)
             self.roster.give(manager, group.ids, batch.needs)
             share -= len(group.ids)
-            batch = self.queue.first() if self.queue else None
+            for digest in group.blobs:
+                if digest not in manager.blobs:
+                    size += len(self.blobs[digest])
+            batch = self.queue.first() if self.queue and size < _MESSAGE else None
         self.roster.freed(manager)
         self._deliver(manager, groups, payloads)
 
     def _deliver(self, manager: Manager, groups: list[Group], payloads: list[Frame]) -> None:
-        """Send calls, with the functions and options that the manager was not told of."""
+        """Send calls, with the functions, options and blobs that the manager has not got."""
         if manager.era != self._era:
             manager.era = self._era
             manager.known.clear()
@@ -490,6 +524,7 @@ class Interchange:
         known = manager.known
         functions: dict[int, Frame] = {}
         options = []
+        blobs: dict[bytes, Frame] = {}
         for group in groups:
             if group.function not in known:
                 known.add(group.function)
@@ -497,8 +532,13 @@ class Interchange:
             if group.options not in known:
                 known.add(group.options)
                 options.append((group.options, self.queue.options[group.options].header))
-        tasks = Tasks(list(functions), options, groups)
-        self._to_manager(manager.address, encode(tasks, [*functions.values(), *payloads]))
+            for digest in group.blobs:
+                if digest not in manager.blobs:
+                    manager.blobs.add(digest)
+                    blobs[digest] = self.blobs[digest]
+        headers = [BlobHeader(digest, len(frame)) for digest, frame in blobs.items()]
+        tasks = Tasks(list(functions), options, groups, headers)
+        self._to_manager(manager.address, encode(tasks, [*functions.values(), *payloads, *blobs.values()]))
 
     def _send(self, manager: Manager, message: Message) -> None:
         self._to_manager(manager.address, encode(message))

@@ -29,7 +29,7 @@ class Link(Protocol):
     def fileno(self) -> int:
         """What can be read when something has come, at least."""
 
-    def receive(self) -> list[list[bytes]] | None:
+    def receive(self) -> list[list[Frame]] | None:
         """The messages that have come, without waiting; None when the interchange is gone."""
 
     def send(self, frames: Sequence[Frame]) -> None:
@@ -67,7 +67,7 @@ class _UnixLink:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def receive(self) -> list[list[bytes]] | None:
+    def receive(self) -> list[list[Frame]] | None:
         if self._gone:
             return None
         try:
@@ -117,9 +117,9 @@ class _TcpLink:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def receive(self) -> list[list[bytes]] | None:
+    def receive(self) -> list[list[Frame]] | None:
         # Its descriptor tells of a change only once: take all that there is.
-        messages: list[list[bytes]] = []
+        messages: list[list[Frame]] = []
         with contextlib.suppress(self._again):
             while True:
                 message, again = self._session.unpack(self._socket.recv_multipart(self._noblock))

@@ -15,12 +15,12 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
 import msgspec
-from weft_interfaces import CallOptions, LostError, PickleSerializer
+from weft_interfaces import CallOptions, LostError, PickleSerializer, ResourcesError, SerializationError
 from weft_interfaces.processes import (
     Ending,
     Entry,
@@ -31,14 +31,17 @@ from weft_interfaces.processes import (
     pack_error,
 )
 
+from .blobs import MAGIC, read_head
 from .link import connect
 from .messages import (
     PROTOCOL,
     PYTHON,
     Accepted,
     Begun,
+    BlobHeader,
     Cancel,
     Drain,
+    Dropped,
     Forget,
     Frame,
     Group,
@@ -56,6 +59,7 @@ from .messages import (
     decode,
     encode,
 )
+from .node_store import NodeStore, StoreError
 from .nodes import HostFiles, variables
 from .seats import SeatError, seat_settings
 from .setup import Endpoint, ManagerSetup, boot_id
@@ -79,6 +83,9 @@ class ManagerProcess:
         settings = seat_settings(setup, self._slots, self._host, self._walltime.ends_at)
         self._link = connect(_choose(setup.access.endpoints), setup)
         self._serializer = PickleSerializer()
+        self._store = NodeStore(setup.store)
+        self._needs: dict[int, Sequence[bytes]] = {}  # the blobs of calls that are here
+        self._dead_workers: list[int] = []
         self._functions: dict[int, FunctionRecord] = {}
         self._options: dict[int, OptionsRecord] = {}
         self._own_options = itertools.count(-1, -1)  # numbers of options that hold for one call
@@ -95,9 +102,20 @@ class ManagerProcess:
         self._draining = ""  # why, once it is
         self._over = False
         self._reason: str | None = None
-        self._staff = Staff(
-            "manager", settings, self._endings.extend, _ignore, handing=self._hand, thread=False
+        places = self._store.places
+        settings = dataclasses.replace(
+            settings,
+            serializer=f"{__package__}.node_store:make_worker_serializer",
+            serializer_settings={"places": places, "large": setup.large},
+            scratch=[places.memory, places.disk],
         )
+        try:
+            self._staff = Staff(
+                "manager", settings, self._endings.extend, self._note, handing=self._hand, thread=False
+            )
+        except BaseException:
+            self._store.close()
+            raise
 
     def run(self) -> str:
         """Work until there is nothing more to do here. Returns why, in words."""
@@ -111,6 +129,7 @@ class ManagerProcess:
                 self._send(Leave(self._reason, self._over))
             self._link.close()
             self._host_files.close()
+            self._store.close()
         return self._reason or "an error"
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
@@ -172,7 +191,9 @@ class ManagerProcess:
     def _drain(self, reason: str) -> None:
         self._draining = reason
         self._look_at = 0.0
-        self._send(Returned(self._staff.take_back_waiting()))
+        waiting = self._staff.take_back_waiting()
+        self._release(waiting)
+        self._send(Returned(waiting))
 
     def _receive_all(self) -> None:
         while messages := self._link.receive():
@@ -182,7 +203,7 @@ class ManagerProcess:
         if messages is None:
             self._reason = "the interchange is gone"
 
-    def _receive(self, frames: Sequence[bytes]) -> None:
+    def _receive(self, frames: Sequence[Frame]) -> None:
         self._heard_at = time.monotonic()
         try:
             message = decode(frames)
@@ -208,29 +229,120 @@ class ManagerProcess:
         elif type(message) is Stop:
             self._reason = message.reason
 
-    def _take(self, tasks: Tasks, payloads: Sequence[bytes]) -> None:
+    def _take(self, tasks: Tasks, payloads: Sequence[Frame]) -> None:
+        count = len(payloads) - len(tasks.blobs)
+        if tasks.blobs:
+            self._flush()  # what has ended needs no blobs any more
+        held = self._hold(tasks)
+        refused = self._keep(tasks.blobs, payloads[count:], held) if tasks.blobs else {}
         if self._draining:  # they were on their way when it began to
+            self._store.unpin(held)
+            self._say_dropped()
             self._send(Returned([call_id for group in tasks.groups for call_id in group.ids]))
             return
-        waiting = deque(payloads)
+        waiting = deque(payloads[:count])
         for number in tasks.functions:
-            self._functions[number] = FunctionRecord(number, waiting.popleft())
+            self._functions[number] = FunctionRecord(number, bytes(waiting.popleft()))
         for number, header in tasks.options:
             options = header.call_options()
             wants = options.resources
             alone = variables([self._host], wants) if wants.ranks > 1 and wants.nodes == 1 else None
             self._options[number] = OptionsRecord(number, options, alone)
         entries: list[Entry] = []
+        without: list[tuple[Entry, Sequence[bytes]]] = []
         for group in tasks.groups:
             function, record = self._functions[group.function], self._options[group.options]
             if group.hosts:
                 record = self._with_hosts(record.options, group)
-            payload, start = waiting.popleft(), 0
+            payload, start = bytes(waiting.popleft()), 0
+            found: list[Entry] = []
             for call_id, size in zip(group.ids, group.sizes, strict=True):
                 stop = start + size
-                entries.append(Entry(call_id, function, record, payload[start:stop]))
+                found.append(Entry(call_id, function, record, payload[start:stop]))
                 start = stop
+            missing = [digest for digest in group.blobs if digest not in self._store]
+            if missing:
+                without += [(entry, missing) for entry in found]
+                continue
+            entries += found
+            if group.blobs:
+                self._pin(group.blobs, found)
+        if held:
+            self._store.unpin(held)
+        self._say_dropped()
         self._staff.submit(entries)
+        if without:
+            self._turn_away(without, refused)
+
+    # -- blobs ----------------------------------------------------------------------------------------------
+
+    def _hold(self, tasks: Tasks) -> list[bytes]:
+        """Pin what these calls need and is here: what is stored for them must not push it out."""
+        needed = {digest for group in tasks.groups for digest in group.blobs}
+        held = [digest for digest in needed if digest in self._store]
+        self._store.pin(held)
+        return held
+
+    def _keep(
+        self, blobs: Sequence[BlobHeader], frames: Sequence[Frame], held: list[bytes]
+    ) -> dict[bytes, str]:
+        """Store blobs, and pin them. Returns those that could not be, with the reasons."""
+        refused: dict[bytes, str] = {}
+        for blob, frame in zip(blobs, frames, strict=True):
+            try:
+                self._store.put(blob.digest, frame)
+                self._store.pin([blob.digest])
+                held.append(blob.digest)
+            except StoreError as error:
+                refused[blob.digest] = str(error)
+                print(f"weft manager: a blob was not stored: {error}", file=sys.stderr)
+        return refused
+
+    def _pin(self, digests: Sequence[bytes], entries: Sequence[Entry]) -> None:
+        """See to it that the blobs of these calls stay."""
+        for entry in entries:
+            self._store.pin(digests)
+            self._needs[entry.id] = digests
+
+    def _turn_away(
+        self, entries: Sequence[tuple[Entry, Sequence[bytes]]], refused: Mapping[bytes, str]
+    ) -> None:
+        """These calls have no blobs: they go back, to be sent again with them.
+
+        But if there was no room for these, calls that were not just sent ahead fail: it would be the same the
+        next time.
+        """
+        self._send(Dropped(list({digest for _, missing in entries for digest in missing})))
+        back: list[int] = []
+        ahead = sum(self._staff.load()[:2]) >= self._slots
+        for entry, missing in entries:
+            reasons = [refused[digest] for digest in missing if digest in refused]
+            if ahead or not reasons:
+                back.append(entry.id)
+                continue
+            message = f"an argument of task {entry.options.options.name!r} could not be stored: {reasons[0]}"
+            self._endings.append(Ending(entry, error=ResourcesError(message)))
+        if back:
+            self._send(Returned(back))
+
+    def _release(self, ids: Sequence[int]) -> None:
+        """These calls are not here any more."""
+        for call_id in ids:
+            digests = self._needs.pop(call_id, None)
+            if digests is not None:
+                self._store.unpin(digests)
+
+    def _say_dropped(self) -> None:
+        dropped = self._store.dropped()
+        if dropped:
+            self._send(Dropped(dropped))
+
+    def _note(self, kind: str, data: dict[str, Any]) -> None:
+        """Events of workers are not sent: their calls' errors carry what is to be known."""
+        if kind == "worker.lost" and data["pid"] is not None:
+            self._dead_workers.append(data["pid"])
+
+    # -- calls and results ----------------------------------------------------------------------------------
 
     def _with_hosts(self, options: CallOptions, group: Group) -> OptionsRecord:
         """The options of a call for several nodes, which are given to it only."""
@@ -262,6 +374,9 @@ class ManagerProcess:
         pieces: list[Frame] = []
         for entry, kind, payload, error in endings:
             entry.done = True
+            if payload and payload[0] == MAGIC:
+                self._flush_large(entry, kind, payload, error)
+                continue
             if error is not None:
                 kind, payload = _ERROR, self._pack(entry, error)
             if len(payload) > _LARGE:
@@ -276,7 +391,38 @@ class ManagerProcess:
         if ids:
             groups.append(ResultGroup(ids, kinds, [len(piece) for piece in pieces]))
             payloads.append(b"".join(pieces))
-        self._send(Results(groups), payloads)
+        if groups:
+            self._send(Results(groups), payloads)
+        if self._needs:
+            self._release([ending.entry.id for ending in endings])
+            self._say_dropped()
+        while self._dead_workers:
+            self._store.discard_of_worker(self._dead_workers.pop())
+
+    def _flush_large(
+        self, entry: Entry, kind: int, payload: bytes | memoryview, error: BaseException | None
+    ) -> None:
+        """Send the result of a call that has blobs, in a message of its own."""
+        head = read_head(payload)
+        pinned: list[bytes] = []
+        blobs: dict[bytes, memoryview] = {}
+        if error is None:
+            try:
+                pinned = self._store.adopt(head)
+                own = self._needs.get(entry.id, ())
+                blobs = {digest: self._store.view(digest) for digest in pinned if digest not in own}
+            except (StoreError, OSError) as problem:
+                name = entry.options.options.name
+                error = SerializationError(f"the result of task {name!r} is lost: {problem}")
+        else:
+            self._store.discard(head)
+        if error is not None:
+            kind, payload, blobs = _ERROR, self._pack(entry, error), {}
+        headers = [BlobHeader(digest, len(data)) for digest, data in blobs.items()]
+        group = ResultGroup([entry.id], [kind], [len(payload)], headers)
+        self._send(Results([group]), [payload, *blobs.values()])
+        self._store.unpin(pinned)
+        self._say_dropped()
 
     def _pack(self, entry: Entry, error: BaseException) -> bytes:
         if isinstance(error, LostError):
@@ -286,10 +432,6 @@ class ManagerProcess:
 
     def _send(self, message: Message, payloads: Sequence[Frame] = ()) -> None:
         self._link.send(encode(message, payloads))
-
-
-def _ignore(kind: str, data: dict[str, Any]) -> None:
-    """Events of workers are not sent: their calls' errors carry what is to be known."""
 
 
 def _choose(endpoints: Sequence[Endpoint]) -> Endpoint:

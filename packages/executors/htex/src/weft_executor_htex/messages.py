@@ -7,10 +7,15 @@ one frame: the pieces one after the other, with their sizes in the header.
 ::
 
     client to interchange     Tasks, Forget, Cancel, GiveBack, Drain, EndBlock, Stop
-    interchange to client     Results, Begun, Returned, Lost, ManagerUp, ManagerGone, Trouble
+    interchange to client     Results, Begun, Returned, Dropped, Lost, ManagerUp, ManagerGone, Trouble
     the same, on a stream     Sync, answered by Sync; Listening, InterchangeState, Heartbeat
     interchange to manager    Accepted, Refused, Tasks, Forget, Cancel, Drain, Heartbeat, Stop
-    manager to interchange    Register, Begun, Results, Returned, Drain, Heartbeat, Leave
+    manager to interchange    Register, Begun, Results, Returned, Dropped, Drain, Heartbeat, Leave
+
+What is large in arguments and results is a blob, named by the digest of its content (see ``blobs.py``). A
+group says which blobs its calls need; a blob itself stands in the first message that needs it, and not again:
+who sends knows what the receiver has. Who has dropped some says so; calls that come without their blobs go
+back as Returned, and are sent again with them.
 """
 
 from __future__ import annotations
@@ -25,13 +30,16 @@ from weft_interfaces import CallOptions, Resources
 from .setup import ManagerAccess
 
 __all__ = [
+    "DIGEST",
     "PROTOCOL",
     "PYTHON",
     "Accepted",
     "Begun",
+    "BlobHeader",
     "BlockState",
     "Cancel",
     "Drain",
+    "Dropped",
     "EndBlock",
     "Forget",
     "Frame",
@@ -62,6 +70,8 @@ __all__ = [
 
 PROTOCOL = 1
 PYTHON = "{}.{}".format(*sys.version_info[:2])  # pickles of functions do not pass between minor versions
+
+DIGEST = 32  # bytes of the name of a blob
 
 Frame: TypeAlias = "bytes | memoryview"
 
@@ -130,9 +140,17 @@ class Options(msgspec.Struct, array_like=True, frozen=True):
         )
 
 
+class BlobHeader(msgspec.Struct, array_like=True, frozen=True):
+    """A blob that stands in the message. ``size``: in bytes."""
+
+    digest: bytes
+    size: int
+
+
 class Group(msgspec.Struct, array_like=True, frozen=True):
     """Calls of the same function with the same options, both by number. ``sizes``: of their arguments, in
     bytes. ``hosts``: to a manager, the nodes of a call that takes several, of which its own is the first.
+    blobs: what each of the calls needs.
     """
 
     function: int
@@ -140,17 +158,19 @@ class Group(msgspec.Struct, array_like=True, frozen=True):
     ids: list[int]
     sizes: list[int]
     hosts: tuple[str, ...] = ()
+    blobs: list[bytes] = []
 
 
 class Tasks(_Message, frozen=True):
-    """Calls, behind the functions and options that the receiver has not been told of before.
+    """Calls, behind the functions, options and blobs that the receiver has not been told of before.
 
-    Payloads: one for each function in ``functions``, then one for each group.
+    Payloads: one for each function in ``functions``, then one for each group, then one for each blob.
     """
 
     functions: list[int]
     options: list[tuple[int, Options]]
     groups: list[Group]
+    blobs: list[BlobHeader] = []
 
 
 class Forget(_Message, frozen=True):
@@ -191,16 +211,17 @@ class Stop(_Message, frozen=True):
 
 class ResultGroup(msgspec.Struct, array_like=True, frozen=True):
     """What became of some calls. ``kinds`` as in the reports of workers; ``sizes``: of the payloads, in
-    bytes.
+    bytes. blobs: of the results, but those that the calls needed themselves; the sender keeps them, too.
     """
 
     ids: list[int]
     kinds: list[int]
     sizes: list[int]
+    blobs: list[BlobHeader] = []
 
 
 class Results(_Message, frozen=True):
-    """Calls that are done. Payloads: one for each group."""
+    """Calls that are done. Payloads: one for each group, each followed by one for each of its blobs."""
 
     groups: list[ResultGroup]
 
@@ -215,6 +236,12 @@ class Returned(_Message, frozen=True):
     """Calls that have not begun, and that nobody has any more: they are to be sent again."""
 
     ids: list[int]
+
+
+class Dropped(_Message, frozen=True):
+    """The sender has these blobs no more."""
+
+    digests: list[bytes]
 
 
 class Lost(_Message, frozen=True):
@@ -339,6 +366,7 @@ Message: TypeAlias = (
     | Results
     | Begun
     | Returned
+    | Dropped
     | Lost
     | Register
     | ManagerUp
@@ -387,13 +415,33 @@ def _payload_sizes(message: Message) -> list[int | None]:
     if type(message) is Tasks:
         found: list[int | None] = [None] * len(message.functions)
         found += [_size(group.ids, group.sizes) for group in message.groups]
-        return found
-    if type(message) is Results:
         for group in message.groups:
-            if len(group.kinds) != len(group.ids):
+            if group.blobs:
+                _check_digests(group.blobs)
+        return found + _blob_sizes(message.blobs)
+    if type(message) is Results:
+        for ended in message.groups:
+            if len(ended.kinds) != len(ended.ids):
                 raise MalformedError("as many kinds as ids are wanted")
-        return [_size(group.ids, group.sizes) for group in message.groups]
+        found = []
+        for ended in message.groups:
+            found.append(_size(ended.ids, ended.sizes))
+            found += _blob_sizes(ended.blobs)
+        return found
+    if type(message) is Dropped:
+        _check_digests(message.digests)
     return []
+
+
+def _blob_sizes(blobs: Sequence[BlobHeader]) -> list[int]:
+    if blobs:
+        _check_digests([blob.digest for blob in blobs])
+    return [blob.size for blob in blobs]
+
+
+def _check_digests(digests: Sequence[bytes]) -> None:
+    if any(len(digest) != DIGEST for digest in digests):
+        raise MalformedError("a digest of the wrong length")
 
 
 def _size(ids: list[int], sizes: list[int]) -> int:

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
+from .interchange_blobs import InterchangeBlobs
 from .messages import Frame, Group, Options, Tasks
 from .places import Places
 
@@ -44,9 +45,12 @@ class OptionsRecord(NamedTuple):
 
 
 class Batch:
-    """Calls of one group that are left to be given out. ``left``: how many."""
+    """Calls of one group that are left to be given out. ``left``: how many. As long as there are some, what
+    they need stays in ``blobs``.
+    """
 
     __slots__ = (
+        "_blobs",
         "_gone",
         "_ids",
         "_offset",
@@ -54,6 +58,7 @@ class Batch:
         "_positions",
         "_sizes",
         "_start",
+        "blobs",
         "function",
         "left",
         "needs",
@@ -62,9 +67,15 @@ class Batch:
         "place",
     )
 
-    def __init__(self, group: Group, needs: Needs, order: tuple[int, int], payload: Frame) -> None:
+    def __init__(
+        self, group: Group, needs: Needs, order: tuple[int, int], payload: Frame, blobs: InterchangeBlobs
+    ) -> None:
         self.function = group.function
         self.options = group.options
+        self.blobs = group.blobs
+        self._blobs = blobs
+        if group.blobs:
+            blobs.need(group.blobs)
         self.needs = needs
         self.order = order
         self.left = len(group.ids)
@@ -100,7 +111,7 @@ class Batch:
             self._offset = end
         self._start = stop
         self._drop(len(ids))
-        return Group(self.function, self.options, ids, sizes), payload
+        return Group(self.function, self.options, ids, sizes, blobs=self.blobs), payload
 
     def remove(self, call_id: int) -> bool:
         """Take one out; whether it was there."""
@@ -113,9 +124,16 @@ class Batch:
         self._drop(1)
         return True
 
+    def clear(self) -> None:
+        """Take all out."""
+        if self.left:
+            self._drop(self.left)
+
     def _drop(self, count: int) -> None:
         self.left -= count
         if not self.left:
+            if self.blobs:
+                self._blobs.release(self.blobs)
             self._ids, self._sizes, self._payload, self._positions, self._start = [], [], b"", {}, 0
 
 
@@ -124,10 +142,11 @@ class Queue:
 
     functions, options: by number, as the client told them. wide: the batches of calls for several nodes, a
     heap of its own: they wait for their nodes while others that came later run on the rest. held: calls that
-    have nodes, which are not free yet.
+    have nodes, which are not free yet. ``blobs``: where those are that the calls need.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, blobs: InterchangeBlobs) -> None:
+        self._blobs = blobs
         self.functions: dict[int, Frame] = {}
         self.options: dict[int, OptionsRecord] = {}
         self.wide: list[Batch] = []
@@ -145,18 +164,26 @@ class Queue:
     def _batches(self) -> Iterator[Batch]:
         return itertools.chain(self._heap, self.wide, self._parked, self.held)
 
-    def add(self, tasks: Tasks, payloads: Sequence[Frame]) -> None:
-        """Put calls behind those of their priority."""
+    def add(self, tasks: Tasks, payloads: Sequence[Frame]) -> list[int]:
+        """Put calls behind those of their priority. Returns those whose blobs are not here."""
         told = len(tasks.functions)
         self.functions.update(zip(tasks.functions, payloads[:told], strict=True))
         for number, header in tasks.options:
             self.options[number] = OptionsRecord(header, Needs.of(header))
-        for group, payload in zip(tasks.groups, payloads[told:], strict=True):
+        count = len(tasks.groups)
+        for blob, frame in zip(tasks.blobs, payloads[told + count :], strict=True):
+            self._blobs.add(blob.digest, frame)
+        refused: list[int] = []
+        for group, payload in zip(tasks.groups, payloads[told : told + count], strict=True):
+            if any(digest not in self._blobs for digest in group.blobs):
+                refused += group.ids
+                continue
             record = self.options[group.options]
             order = (-record.header.priority, next(self._order))
-            batch = Batch(group, record.needs, order, payload)
+            batch = Batch(group, record.needs, order, payload, self._blobs)
             self._push(batch)
             self._places.note(group.ids, batch)
+        return refused
 
     def _push(self, batch: Batch) -> None:
         if not batch.left:
@@ -194,7 +221,7 @@ class Queue:
     def hold(self, batch: Batch) -> Batch:
         """Set the first call of a batch aside: it has nodes, or is the next to get some."""
         group, payload = batch.take(1)
-        held = Batch(group, batch.needs, batch.order, payload)
+        held = Batch(group, batch.needs, batch.order, payload, self._blobs)
         held.place = self.held
         self.held.append(held)
         self._places.note(group.ids, held)
@@ -260,7 +287,7 @@ class Queue:
         """Take all calls out."""
         removed = [call_id for batch in self._batches() for call_id in batch]
         for batch in self._batches():
-            batch.left = 0
+            batch.clear()
         for batches in (self._heap, self.wide, self._parked, self.held):
             batches.clear()
         self._length = 0

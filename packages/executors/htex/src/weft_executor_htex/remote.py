@@ -137,7 +137,7 @@ class InterchangeStream:
         process = self._open()
         try:
             process.write(b"".join(pack([self._setup])))
-            reader, messages = StreamReader(), list[list[bytes]]()
+            reader, messages = StreamReader(), list[list[Frame]]()
             while not messages:
                 data = process.read(_RECEIVE)
                 if not data:

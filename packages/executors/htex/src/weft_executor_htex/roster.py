@@ -30,9 +30,9 @@ class Manager:
     """One manager. ``address``: where the transport finds it; ``number``: the how manieth it is.
 
     calls: what it was given and has not reported, with what each takes; None is one slot. begun: those that
-    it handed to workers. known: the functions and options that it was told, in this ``era``. heard_at,
-    back_by: in seconds of the clock. draining: it gets no new calls. allocation: the call for several nodes
-    that it is held for.
+    it handed to workers. known: the functions and options that it was told, in this ``era``. blobs: those
+    that its node has. crowded: it had no room for what it was sent ahead. heard_at, back_by: in seconds of
+    the clock. draining: it gets no new calls. allocation: the call for several nodes that it is held for.
     """
 
     def __init__(self, address: bytes, number: int, info: Register, prefetch: int, now: float) -> None:
@@ -44,9 +44,11 @@ class Manager:
         self.suspicion = ""
         self.draining = False
         self.allocation: Allocation | None = None
+        self.crowded = False
         self.calls: dict[int, Needs | None] = {}
         self.begun: set[int] = set()
         self.known: set[int] = set()
+        self.blobs: set[bytes] = set()
         self.era = 0
         self.idle_since = now
         self._slots = info.slots
@@ -83,7 +85,8 @@ class Manager:
             return 0
         taken = len(self.calls) + self._extra_slots
         if needs is PLAIN:
-            return max(0, self._slots + self._prefetch + self._sent_ahead() - taken)
+            ahead = 0 if self.crowded else self._prefetch + self._sent_ahead()
+            return max(0, self._slots + ahead - taken)
         if not self.could_run(needs):
             return 0
         # What takes more than a slot is not sent ahead: it waits where it can still go elsewhere.
@@ -148,6 +151,7 @@ class Manager:
 
     def note_completions(self, count: int, now: float) -> None:
         """Measure how fast it is."""
+        self.crowded = False
         self._completed += count
         seconds = now - self._rate_at
         if seconds >= 0.002:

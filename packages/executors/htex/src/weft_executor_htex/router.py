@@ -89,7 +89,7 @@ class Router:
         """What can be read when something may have come."""
         return [self._socket.fileno(), self._monitor.fileno(), self._authenticator.fileno()]
 
-    def pump(self, deliver: Callable[[bytes, list[bytes]], object]) -> bool:
+    def pump(self, deliver: Callable[[bytes, list[Frame]], object]) -> bool:
         """Take what has come; ``deliver`` gets each message and its sender. Whether there may be more."""
         with contextlib.suppress(zmq.Again):
             while True:
@@ -109,7 +109,7 @@ class Router:
                 deliver(address, message)
         return True
 
-    def _receive(self, address: bytes, frames: list[bytes]) -> list[bytes] | None:
+    def _receive(self, address: bytes, frames: list[bytes]) -> list[Frame] | None:
         session = self._sessions.get(address)
         if session is None:
             session = self._sessions[address] = Session.joining(frames)

@@ -65,7 +65,6 @@ def seat_settings(setup: ManagerSetup, workers: int, host: str, ends_at: float |
         own = accelerator_environments(setup.accelerators, workers, os.environ)
     return WorkerSettings(
         count=workers,
-        pickler="cloudpickle:Pickler",
         preload=list(setup.preload),
         environments=[{**common, **mine, "WEFT_WORKER_RANK": str(seat)} for seat, mine in enumerate(own)],
         affinities=choose_cpus(setup.affinity, workers, usable_cpus()),

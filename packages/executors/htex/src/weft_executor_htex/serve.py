@@ -56,7 +56,7 @@ class _Service:
             self._client.close()
             server.close()
 
-    def _receive(self, frames: list[bytes]) -> None:
+    def _receive(self, frames: list[Frame]) -> None:
         message = decode(frames)
         if type(message) is Sync:
             self._send(message)
@@ -109,14 +109,14 @@ def main() -> None:
     incoming, outgoing = os.dup(0), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # whatever is printed must not get among the messages
-    reader, messages = StreamReader(), list[list[bytes]]()
+    reader, messages = StreamReader(), list[list[Frame]]()
     try:
         while not messages:
             data = os.read(incoming, 1 << 16)  # more comes only when it has said where it listens
             if not data:
                 _refuse(outgoing, "no setup on the standard input")
             messages = reader.feed(data)
-        setup = InterchangeSetup.load(messages[0][0])
+        setup = InterchangeSetup.load(bytes(messages[0][0]))
         service = _Service(setup, incoming, outgoing)
     except (MalformedError, msgspec.MsgspecError, IndexError) as error:
         _refuse(outgoing, f"no setup on the standard input: {error}")

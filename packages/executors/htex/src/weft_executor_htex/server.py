@@ -70,6 +70,7 @@ class Server:
                 heartbeat_threshold=setup.heartbeat_threshold,
                 prefetch=setup.prefetch,
                 selector=selector,
+                remainder=setup.remainder,
                 most_managers=descriptors.room(),
                 remedy=descriptors.remedy(),
             )
@@ -141,7 +142,7 @@ class Server:
             return 0.0
         return due if router.probe_at is None else min(due, router.probe_at)
 
-    def _from_router(self, address: bytes, frames: list[bytes]) -> None:
+    def _from_router(self, address: bytes, frames: list[Frame]) -> None:
         self.interchange.from_manager(_TCP + address, frames)
 
     def _accept(self, mask: int) -> None:
@@ -175,7 +176,7 @@ class Server:
     def connect(
         self,
         descriptor: int,
-        deliver: Callable[[list[bytes]], object],
+        deliver: Callable[[list[Frame]], object],
         ended: Callable[[str], object],
         outgoing: int | None = None,
     ) -> Connection:

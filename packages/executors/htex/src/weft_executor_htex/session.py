@@ -43,7 +43,7 @@ class Session:
         self._unconfirmed.append((self._sent, now, now, kept))
         return [_HEAD.pack(self._sent, self._received), *kept]
 
-    def unpack(self, frames: Sequence[bytes]) -> tuple[list[bytes] | None, list[list[Frame]]]:
+    def unpack(self, frames: Sequence[bytes]) -> tuple[list[Frame] | None, list[list[Frame]]]:
         """The message, unless it has come before or one is missing before it; and what to send again.
 
         Raises :class:`ValueError` for what does not come from a session.
@@ -56,7 +56,7 @@ class Session:
         self._confirm(confirmed)
         if not number:  # something is missing there for certain
             self._patience = _ON_ITS_WAY
-        message = None
+        message: list[Frame] | None = None
         if number == self._received + 1:
             self._received = number
             message = list(frames[1:])

@@ -62,6 +62,8 @@ class InterchangeSetup(msgspec.Struct, frozen=True, kw_only=True):
     """How an interchange is to work. See :class:`HighThroughputExecutor` for what is said there, too.
 
     selector: pickled, for one that lives elsewhere; it comes from the client, and through its stream alone.
+    remainder: see :class:`Interchange`; one that lives elsewhere keeps some blobs, so that they need not come
+    again.
     """
 
     heartbeat_period: float
@@ -69,6 +71,7 @@ class InterchangeSetup(msgspec.Struct, frozen=True, kw_only=True):
     prefetch: int = 0
     address: str | None = None
     selector: bytes = b""
+    remainder: int = 0
 
     def dump(self) -> bytes:
         """As bytes, for :meth:`load`."""
@@ -88,7 +91,8 @@ class ManagerSetup(msgspec.Struct, frozen=True):
     interchange after which it ends. path: where modules are looked up, behind what the node has; before it,
     those of ``user_path``, which is the user's own part of it.
     accelerators, affinity: see :mod:`.seats`. environment: of all workers. directory: where calls run, if the
-    node has it.
+    node has it. large: bytes from which on data are blobs. store: bytes of blobs that the node has in memory;
+    None for a quarter of what is free.
     """
 
     access: ManagerAccess
@@ -104,6 +108,8 @@ class ManagerSetup(msgspec.Struct, frozen=True):
     affinity: str | Sequence[str] = "none"
     environment: Mapping[str, str] = {}
     directory: str = ""
+    large: int = 100_000
+    store: int | None = None
 
     def dump(self) -> bytes:
         """As bytes, for :meth:`load`."""

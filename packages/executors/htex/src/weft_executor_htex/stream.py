@@ -7,15 +7,17 @@ bytes, the lowest first.
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Sequence
 
 from .messages import Frame, MalformedError
 
-__all__ = ["StreamReader", "pack"]
+__all__ = ["Arrived", "StreamReader", "pack"]
 
 _NUMBER = struct.Struct("<Q")
 _MOST_FRAMES = 100_000
 _MOST_BYTES = 1 << 40
+_LARGE = 1 << 18  # bytes from which on a frame goes straight to where it stays
 _JOIN = 1 << 16  # bytes up to which copying frames together is faster than passing them on one by one
 
 
@@ -36,21 +38,37 @@ def pack(frames: Sequence[Frame]) -> list[Frame]:
     return packed
 
 
+class Arrived(bytearray):
+    """A large frame. ``digest``: names its content, if it is a blob."""
+
+    __slots__ = ("__weakref__", "digest")
+
+    digest: bytes
+
+
 class StreamReader:
-    """Takes bytes as they come, and gives whole messages."""
+    """Takes bytes as they come, and gives whole messages; large frames as views that are to be read only."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._coming: _Coming | None = None
 
-    def feed(self, data: bytes) -> list[list[bytes]]:
+    def feed(self, data: bytes) -> list[list[Frame]]:
         """The messages that these bytes complete.
 
         Raises :class:`MalformedError` for what cannot be the begin of a message; nothing that comes later can
         be read then.
         """
-        messages: list[list[bytes]] = []
+        messages: list[list[Frame]] = []
+        rest: bytes | memoryview = data
+        if self._coming is not None:
+            rest = self._coming.feed(memoryview(data))
+            if self._coming.lengths:
+                return messages
+            messages.append(self._coming.frames)
+            self._coming = None
         buffer = self._buffer
-        buffer += data
+        buffer += rest
         start = 0
         while (found := self._next(start)) is not None:
             message, start = found
@@ -59,7 +77,7 @@ class StreamReader:
             del buffer[:start]
         return messages
 
-    def _next(self, start: int) -> tuple[list[bytes], int] | None:
+    def _next(self, start: int) -> tuple[list[Frame], int] | None:
         buffer = self._buffer
         if len(buffer) - start < _NUMBER.size:
             return None
@@ -74,9 +92,37 @@ class StreamReader:
         if total > _MOST_BYTES:
             raise MalformedError(f"a message of {total} bytes")
         if len(buffer) - begin < total:
+            if total > _LARGE:
+                self._coming = _Coming(lengths)
+                self._coming.feed(memoryview(bytes(memoryview(buffer)[begin:])))
+                del buffer[start:]
             return None
-        frames = []
+        frames: list[Frame] = []
         for length in lengths:
             frames.append(bytes(memoryview(buffer)[begin : begin + length]))
             begin += length
         return frames, begin
+
+
+class _Coming:
+    """A message too large to be put together twice. ``lengths``: of the frames that are not complete."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = deque(lengths)
+        self.frames: list[Frame] = []
+        self._frame = Arrived()
+
+    def feed(self, data: memoryview) -> memoryview:
+        """Take what belongs to it. Returns what does not."""
+        while self.lengths:
+            length = self.lengths[0]
+            part = data[: length - len(self._frame)]
+            self._frame += part
+            data = data[len(part) :]
+            if len(self._frame) < length:
+                break
+            self.lengths.popleft()
+            large = length > _LARGE
+            self.frames.append(memoryview(self._frame).toreadonly() if large else bytes(self._frame))
+            self._frame = Arrived()
+        return data

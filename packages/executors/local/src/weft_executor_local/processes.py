@@ -67,7 +67,9 @@ class ProcessExecutor(BaseExecutor):
                 raise ConfigError(
                     f"executor {self.label!r} is running already; shut it down before starting it again"
                 )
-            settings = WorkerSettings(count=self._slots, pickler="cloudpickle:Pickler")
+            settings = WorkerSettings(
+                count=self._slots, serializer_settings={"pickler": "cloudpickle:Pickler"}
+            )
             reporter = Reporter(self.label, context)
             self._staff = Staff(self.label, settings, reporter.report, reporter.emit)
             reporter.serializer = _make_serializer()  # which takes as long as the template takes to come up

@@ -48,7 +48,7 @@ class Backlog:
     def dismiss(self, entry: Entry) -> None:
         """Forget a call that is in here."""
         entry.done = True
-        entry.arguments = b""  # it may take long until its turn
+        entry.arguments, entry.blobs = b"", ()  # it may take long until its turn
         self._done += 1
 
     def first(self) -> Entry:

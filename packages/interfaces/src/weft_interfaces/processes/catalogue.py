@@ -76,12 +76,20 @@ class Entry:
 
     worker: the number of the worker that it was sent to, None while it is queued. done: its outcome was
     decided.
-    verdict: what it gets instead of its own outcome, because its worker was killed for it.
+    verdict: what it gets instead of its own outcome, because its worker was killed for it. blobs: what its
+    arguments need besides, held for its sake.
     """
 
-    __slots__ = ("arguments", "done", "function", "id", "options", "verdict", "worker")
+    __slots__ = ("arguments", "blobs", "done", "function", "id", "options", "verdict", "worker")
 
-    def __init__(self, id: int, function: FunctionRecord, options: OptionsRecord, arguments: bytes) -> None:
+    def __init__(
+        self,
+        id: int,
+        function: FunctionRecord,
+        options: OptionsRecord,
+        arguments: bytes,
+        blobs: tuple[Any, ...] = (),
+    ) -> None:
         self.id = id
         self.function = function
         self.options = options
@@ -89,12 +97,14 @@ class Entry:
         self.worker: int | None = None
         self.done = False
         self.verdict: BaseException | None = None
+        self.blobs = blobs
 
 
 class Catalogue:
     """Functions by digest and options by value, each known under a number that is never used again.
 
-    ``node_slots``: those of a whole node, of which a call may take several.
+    ``node_slots``: those of a whole node, of which a call may take several. ``pack`` makes bytes of arguments
+    as ``serializer.dumps`` does, and what these need besides.
     """
 
     def __init__(
@@ -102,9 +112,11 @@ class Catalogue:
         serializer: Serializer,
         refusal: Callable[[CallOptions], InputError | None],
         node_slots: int = 1,
+        pack: Callable[[Any, str], tuple[bytes, tuple[Any, ...]]] | None = None,
     ) -> None:
         self._node_slots = node_slots
         self._serializer = serializer
+        self._pack = pack
         self._refusal = refusal
         self._functions: dict[bytes, FunctionRecord] = {}
         self._bytes = 0
@@ -119,14 +131,18 @@ class Catalogue:
         if options is None or options.options is not call.options:
             options = self._record_options(call.options)
         function = self._record_function(call.function)
-        arguments = b""
+        arguments, blobs = b"", ()
         if call.args or call.kwargs:
+            value = (call.args, dict(call.kwargs))
             try:
-                arguments = self._serializer.dumps((call.args, dict(call.kwargs)), options.arguments)
+                if self._pack is None:
+                    arguments = self._serializer.dumps(value, options.arguments)
+                else:
+                    arguments, blobs = self._pack(value, options.arguments)
             except SerializationError:
                 self._explain(call)
                 raise
-        return Entry(call.id, function, options, arguments)
+        return Entry(call.id, function, options, arguments, blobs)
 
     def _record_function(self, function: Callable[..., Any]) -> FunctionRecord:
         digest, data = self._serializer.dumps_function(function)

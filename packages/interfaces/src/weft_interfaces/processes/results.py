@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..call import Outcome
 from ..errors import RemoteError, SerializationError
+from ..pickling import in_band
 from ..serializer import Serializer
 from .exits import exit_error
 from .frames import ERROR, NOTHING
@@ -47,7 +48,7 @@ def pack_error(error: BaseException, serializer: Serializer, task: str) -> bytes
     error = exit_error(error, task)
     pickled, unpicklable = b"", ""
     try:
-        pickled = serializer.dumps(error, f"the exception of task {task!r}")
+        pickled = serializer.dumps(error, f"the exception of task {task!r}", in_band)
     except SerializationError as problem:
         unpicklable = str(problem)
     kind = type(error)

@@ -15,14 +15,16 @@ import fcntl
 import gc
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
+import time
 from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
 
-from ..pickling import PickleSerializer
+from ..serializer import Serializer
 from .kill import kill_group, kill_tree
 from .notices import ENDED, FAILED, KILL, NOTICE, REQUEST, STARTED
 from .settings import WorkerSettings
@@ -48,7 +50,7 @@ class Template:
         self._lifeline = lifeline
         self._workers: dict[int, int] = {}  # pid: number
         self._settings = settings
-        self._serializer = PickleSerializer(_find(settings.pickler))
+        self._serializer: Serializer = _find(settings.serializer)(**settings.serializer_settings)
         self._wakeup, self._waker = socket.socketpair()
 
     def run(self) -> None:
@@ -73,18 +75,33 @@ class Template:
         poll.register(self._control, select.POLLIN)
         poll.register(self._wakeup, select.POLLIN)
         try:
+            self._serve_all(poll)
+        finally:
+            signal.set_wakeup_fd(-1)
+            for pid in self._workers:
+                kill_group(pid)
+        self._clean_up()
+
+    def _serve_all(self, poll: select.poll) -> None:
+        """Serve until the client is gone."""
+        with contextlib.suppress(ConnectionError):
             while True:
                 ready = {descriptor for descriptor, _ in poll.poll()}
                 if self._wakeup.fileno() in ready:
                     self._bury()
                 if self._control.fileno() in ready and not self._serve():
                     return
-        except ConnectionError:
+
+    def _clean_up(self) -> None:
+        """Remove what the client left, as soon as the workers are dead, which may still be writing."""
+        if not self._settings.scratch:
             return
-        finally:
-            signal.set_wakeup_fd(-1)
-            for pid in self._workers:
-                kill_group(pid)
+        deadline = time.monotonic() + 1.0  # long enough, unless the machine is very ill
+        while self._workers and time.monotonic() < deadline:
+            self._workers = {pid: n for pid, n in self._workers.items() if not _has_ended(pid)}
+            time.sleep(0.001)
+        for folder in self._settings.scratch:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _serve(self) -> bool:
         """Do what the client asks for; false when it is gone."""
@@ -171,6 +188,12 @@ class Template:
 def _find(name: str) -> Any:
     module, _, attribute = name.partition(":")
     return getattr(import_module(module), attribute)
+
+
+def _has_ended(pid: int) -> bool:
+    with contextlib.suppress(ChildProcessError):
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None
+    return True
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..call import Call, CallOptions
 from ..errors import SerializationError
-from ..pickling import PickleSerializer
+from ..serializer import Serializer
 from ..worker import WorkerContext, adopt_worker
 from . import frames
 from .results import pack_error
@@ -38,7 +38,7 @@ class Worker:
         self,
         connection: socket.socket,
         tokens: int,
-        serializer: PickleSerializer,
+        serializer: Serializer,
         ends_at: float | None = None,
     ) -> None:
         self._connection = connection
