@@ -85,6 +85,16 @@ def futures_as_arguments(foreign: AnyFuture[int], words: Future[str]) -> None:
     total(["x"])  # error
 
 
+def shared_values_as_arguments() -> None:
+    rows = weft.share([1.0, 2.0])
+    assert_type(rows.value, list[float])
+    assert_type(total(rows), Future[float])
+    assert_type(total(values=weft.later(rows)), Future[float])
+    assert_type(add(1.0, weft.share(2.0)), Future[float])
+    assert_type(total([weft.share(1.0), weft.share(2.0)]), Future[float])
+    total(values=rows)  # error
+
+
 def the_rest() -> None:
     assert_type(weft.gather([simulate(1)]), Future[list[float]])
     assert_type(weft.gather({"a": simulate(1)}), Future[dict[str, float]])

@@ -12,7 +12,7 @@ from concurrent.futures._base import FINISHED
 from operator import is_
 from typing import Any
 
-from ._interfaces import FutureMisuseError
+from ._interfaces import FutureMisuseError, Shared
 from .future import Future
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "cancel_foreign",
     "error_of",
     "is_future",
+    "unshare",
     "value_of",
     "watch_foreign",
 ]
@@ -72,6 +73,18 @@ def value_of(future: Any) -> Any:
             "pass a copy of a container that changes later"
         )
     return future.result()
+
+
+def unshare(value: Any) -> Any:
+    """An argument with values in the place of what stands for shared ones, for a call in this process."""
+    kind = type(value)
+    if kind in ATOMS:
+        return value
+    return value.value if kind is Shared else _Rebuilder(_shared_value, Shared).rebuild(value)
+
+
+def _shared_value(shared: Any) -> Any:
+    return shared.value
 
 
 def watch_foreign(future: Any, callback: Callable[[Any], object]) -> bool:
@@ -183,10 +196,13 @@ class _Rebuilder:
     """Copies the parts of a value that lead to a future, each once.
 
     A part that leads back to itself is kept there. Nothing recurses: values may be deeper than the stack.
+    ``stand_in``: the type of what is replaced, if not futures.
     """
 
-    def __init__(self, result: Callable[[Any], Any]) -> None:
+    def __init__(self, result: Callable[[Any], Any], stand_in: type | None = None) -> None:
         self._result = result
+        self._stand_in = stand_in
+        self._plain = Future if stand_in is None else stand_in
         # By id, each part and what replaces it. The part is held so that no other gets its id.
         self._done: dict[int, tuple[Any, Any]] = {}
 
@@ -205,7 +221,7 @@ class _Rebuilder:
         done = self._done
         if type(value) in ATOMS or id(value) in done:
             return
-        if is_future(value):
+        if is_future(value) if self._stand_in is None else type(value) is self._stand_in:
             done[id(value)] = (value, self._result(value))
             return
         inside = _inside(value)
@@ -217,7 +233,7 @@ class _Rebuilder:
         waiting.append(_Assemble(value))
         for part in inside:
             kind = type(part)
-            if kind is Future:
+            if kind is self._plain:
                 if id(part) not in done:
                     done[id(part)] = (part, self._result(part))
             elif kind not in ATOMS:

@@ -36,11 +36,21 @@ from ._interfaces import (
     RetryPolicy,
     RunClosedError,
     ScalingPolicy,
+    Shared,
     WorkerLostError,
     current_worker,
 )
 from .cycle import cycle_error, find_cycle
-from .dependencies import ATOMS, DEEP, cancel_foreign, error_of, is_future, value_of, watch_foreign
+from .dependencies import (
+    ATOMS,
+    DEEP,
+    cancel_foreign,
+    error_of,
+    is_future,
+    unshare,
+    value_of,
+    watch_foreign,
+)
 from .failure import dependency_error, lost_error, safe_repr
 from .future import Future, Waiter, tell
 from .journal import Journal
@@ -480,6 +490,14 @@ class Kernel:
                 Call(task.call_id, task.spec.function, task.args, task.kwargs, self._options(task))
                 for task in tasks
             ]
+            if Shared.used and executor.in_process:
+                calls = [
+                    call._replace(
+                        args=tuple([unshare(value) for value in call.args]),
+                        kwargs={name: unshare(value) for name, value in call.kwargs.items()},
+                    )
+                    for call in calls
+                ]
             executor.submit(calls)
         except Exception as error:  # noqa: BLE001  whatever an executor raises is the outcome
             return error

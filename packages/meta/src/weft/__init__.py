@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from ._graph import as_completed, gather, map, pool, remaining  # noqa: A004
     from ._option import TaskOptions
     from ._run import Run, run
+    from ._share import share
     from ._shell import ShellResult, shell
     from ._task import TaskFunction, join, later, task
 
@@ -125,6 +126,7 @@ __all__ = [
     "pool",
     "remaining",
     "run",
+    "share",
     "shell",
     "task",
 ]
@@ -135,6 +137,7 @@ _PLACES = {
     "._graph": ("as_completed", "gather", "map", "pool", "remaining"),
     "._option": ("TaskOptions",),
     "._run": ("Run", "run"),
+    "._share": ("share",),
     "._shell": ("ShellResult", "shell"),
     "._task": ("TaskFunction", "join", "later", "task"),
     "weft_core": ("BackoffRetryPolicy", "Counts", "Future"),

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
     from weft_core import Future, TaskSpec
+    from weft_interfaces import Shared
 
     from ._option import TaskOptions
     from ._run import Run
 
-    Later: TypeAlias = AnyFuture[Any] | Collection[AnyFuture[Any]] | Mapping[Any, AnyFuture[Any]]
+    StandIn: TypeAlias = AnyFuture[Any] | Shared[Any]
+    Later: TypeAlias = StandIn | Collection[StandIn] | Mapping[Any, StandIn]
 
 __all__ = ["BoundTask", "TaskFunction", "join", "later", "task"]
 
@@ -274,12 +276,14 @@ def decorate(kind: str, function: Any, options: dict[str, Any]) -> Any:
 @overload
 def later(future: AnyFuture[T]) -> T: ...
 @overload
+def later(future: Shared[T]) -> T: ...
+@overload
 def later(future: list[Future[T]]) -> list[T]: ...
 @overload
 def later(future: dict[K, Future[T]]) -> dict[K, T]: ...
 def later(future: Any) -> Any:
-    """The future itself; to a type checker the value that it will have, so that it may stand where that is
-    expected.
+    """The future, or the shared value, itself; to a type checker the value that it will have, so that it may
+    stand where that is expected.
 
     Only an argument of a task may stand for its value like this: ``total(rows=weft.later(future))``.
     """
