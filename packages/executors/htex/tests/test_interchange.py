@@ -503,11 +503,14 @@ def test_calls_that_come_together_are_shared_out_together() -> None:
     """Managers get their shares in few messages, in however many the client told of the calls."""
     crowd = Crowd(100)
     options = messages.Options.of(CallOptions(name="x"))
-    with crowd.interchange.listening():
+
+    def pull(say: Any) -> None:
         for start in range(0, 200, 20):
             told = ([1], [(1, options)]) if not start else ([], [])
             tasks = messages.Tasks(*told, [messages.Group(1, 1, list(range(start, start + 20)), [0] * 20)])
-            crowd.interchange.from_client(tasks, [b"function", b""] if not start else [b""])
+            say(tasks, [b"function", b""] if not start else [b""])
         assert crowd.tasks == []
+
+    crowd.interchange.listen(pull)
     assert len(crowd.tasks) <= 150
     assert sorted(call_id for ids in crowd.tasks for call_id in ids) == list(range(200))

@@ -67,26 +67,32 @@ class StreamReader:
                 return messages
             messages.append(self._coming.frames)
             self._coming = None
-        buffer = self._buffer
-        buffer += rest
-        start = 0
-        while (found := self._next(start)) is not None:
-            message, start = found
+        source: bytes | memoryview | bytearray = (
+            rest  # mostly whole messages come, and nothing is left of them
+        )
+        if self._buffer:
+            self._buffer += rest
+            source = self._buffer
+        message, start = self._next(source, 0)
+        while message is not None:
             messages.append(message)
-        if start:
-            del buffer[:start]
+            message, start = self._next(source, start)
+        if source is self._buffer:
+            del self._buffer[:start]
+        else:
+            self._buffer += source[start:]
         return messages
 
-    def _next(self, start: int) -> tuple[list[Frame], int] | None:
-        buffer = self._buffer
+    def _next(self, buffer: bytes | memoryview | bytearray, start: int) -> tuple[list[Frame] | None, int]:
+        """The message that begins there, if all of it is there, and where the next one begins."""
         if len(buffer) - start < _NUMBER.size:
-            return None
+            return None, start
         (count,) = _NUMBER.unpack_from(buffer, start)
         if count > _MOST_FRAMES:
             raise MalformedError(f"a message of {count} frames")
         begin = start + (count + 1) * _NUMBER.size
         if len(buffer) < begin:
-            return None
+            return None, start
         lengths = struct.unpack_from(f"<{count}Q", buffer, start + _NUMBER.size)
         total = sum(lengths)
         if total > _MOST_BYTES:
@@ -94,12 +100,12 @@ class StreamReader:
         if len(buffer) - begin < total:
             if total > _LARGE:
                 self._coming = _Coming(lengths)
-                self._coming.feed(memoryview(bytes(memoryview(buffer)[begin:])))
-                del buffer[start:]
-            return None
+                self._coming.feed(memoryview(buffer[begin:]))
+                start = len(buffer)
+            return None, start
         frames: list[Frame] = []
         for length in lengths:
-            frames.append(bytes(memoryview(buffer)[begin : begin + length]))
+            frames.append(bytes(buffer[begin : begin + length]))
             begin += length
         return frames, begin
 

@@ -20,9 +20,9 @@ from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
-from .allocation import Allocation, Allocations
-from .interchange_blobs import InterchangeBlobs
-from .messages import (
+from ..allocation import Allocation, Allocations
+from ..interchange_blobs import InterchangeBlobs
+from ..messages import (
     PROTOCOL,
     PYTHON,
     Accepted,
@@ -55,9 +55,9 @@ from .messages import (
     decode,
     encode,
 )
-from .queue import Batch, Queue
-from .roster import Manager, Roster
-from .selector import Selector
+from ..queue import Batch, Queue
+from ..roster import Manager, Roster
+from ..selector import Selector
 
 __all__ = ["Interchange"]
 
@@ -550,9 +550,3 @@ def _lost(ids: list[int], manager: Manager, reason: str, end: EndBlock | None) -
     if end is None:
         return Lost(ids, "manager", info.host, info.pid, info.block, None, None, reason, "")
     return Lost(ids, "block", info.host, None, info.block, end.job, end.exit_code, reason, end.stderr_tail)
-
-
-if __name__ == "__main__":  # the process, whose parts import this module by its name
-    from .serve import main
-
-    main()
