@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
+from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 import pytest

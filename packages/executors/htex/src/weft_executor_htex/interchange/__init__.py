@@ -174,14 +174,16 @@ class Interchange:
             for manager in self.roster.of_block(block):
                 self._drain_manager(manager)
 
-    def _drain_manager(self, manager: Manager) -> None:
+    def _drain_manager(self, manager: Manager, *, knows: bool = False) -> None:
+        """It gets no calls any more; it is told so, unless it ``knows``."""
         if manager.draining:
             return
         manager.draining = True
         allocation = manager.allocation
         if allocation is not None and allocation.call is not None:
             return  # it is told when the call for several nodes has ended: before, it must not go
-        self._send(manager, Drain([manager.info.block]))
+        if not knows:
+            self._send(manager, Drain([manager.info.block]))
         if allocation is not None:
             self._allocations.dissolve(allocation)
         self._allocations.stir()
@@ -232,7 +234,7 @@ class Interchange:
         elif type(message) is Leave:
             self._part_with(manager, message)
         elif type(message) is Drain:
-            manager.draining = True
+            self._drain_manager(manager, knows=True)
         elif type(message) is not Heartbeat:
             self.malformed[f"{type(message).__name__} from a manager"] += 1
 
