@@ -6,7 +6,8 @@
                                                 ├ serve.py: Interchange ──> managers
     Client <── receive ── reader thread ── stdout ┘
 
-When the stream ends all that was sent is lost, and the next interchange is started, a few times.
+When the stream ends all that was sent is lost, and the next interchange is started, a few times. One of which
+nothing is heard is ended, by a thread that neither of the others, waiting for it, can hold up.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ from .stream import StreamReader, pack
 
 __all__ = ["InterchangeStream", "open_process"]
 
+_END = 2.0  # seconds that an interchange may take to end by itself
+_MOMENT = 0.1  # seconds in which what had come while this process was not running is read
 _HEARD = 2.0  # seconds that ``flush`` waits for an answer
 _RECEIVE = 1 << 18
 _IN_A_ROW = 3  # interchanges that may end before they have lived so many seconds ...
@@ -77,14 +80,16 @@ class InterchangeStream:
         self._numbers = itertools.count(1)
         self._answered = 0
         self._stopping = False
+        self._over = threading.Event()
         self._given_up = False
         self._early_deaths = 0
         self._process: RemoteProcess | None = None
         self._access: ManagerAccess | None = None
         self._threshold = setup.heartbeat_threshold
-        self._heard_at = math.inf  # that of one that is not there is not waited for
+        self._heard_at = math.inf  # it is not waited for now, or is not there
         self._writer = threading.Thread(target=self._write, name=f"{label}-to-interchange", daemon=True)
         self._reader = threading.Thread(target=self._read, name=f"{label}-from-interchange", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name=f"{label}-interchange-watch", daemon=True)
 
     # -- from any thread ------------------------------------------------------------------------------------
 
@@ -103,6 +108,7 @@ class InterchangeStream:
         self._connect()
         self._writer.start()
         self._reader.start()
+        self._watcher.start()
 
     def wake(self) -> None:
         self._news.set()
@@ -127,7 +133,11 @@ class InterchangeStream:
         ended = not self._reader.is_alive()
         process = self._process
         if process is not None:
+            with contextlib.suppress(TimeoutError, ChannelError):
+                process.wait(_END)
             process.close()
+        self._over.set()
+        self._watcher.join()
         return ended
 
     # -- the stream -----------------------------------------------------------------------------------------
@@ -156,12 +166,11 @@ class InterchangeStream:
             ) from error
         self._streams = reader, messages[1:]
         self._began = time.monotonic()
-        self._heard_at = self._began
         self._process, self._access = process, message.access
 
     def _write(self) -> None:
         while not self._given_up:
-            self._news.wait(self._threshold / 3)
+            self._news.wait()
             self._news.clear()
             process = self._process
             if process is not None:
@@ -178,8 +187,18 @@ class InterchangeStream:
         self._client.pull(send)
         if self._stopping:
             process.close_stdin()
-        elif time.monotonic() - self._heard_at > self._threshold:
-            process.close()
+
+    def _watch(self) -> None:
+        """End one of which nothing is heard: it may be that it has been stopped."""
+        suspected_at: float | None = None
+        patience = self._threshold
+        while not self._over.wait(patience):
+            process, heard_at = self._process, self._heard_at
+            left = heard_at + self._threshold - time.monotonic()
+            if left <= 0 and heard_at == suspected_at and process is not None and not self._stopping:
+                process.close()
+            suspected_at = heard_at if left <= 0 else None
+            patience = max(_MOMENT, min(left, self._threshold))
 
     def _read(self) -> None:
         while True:
@@ -200,6 +219,7 @@ class InterchangeStream:
                     self._receive(decode(frames), frames[1:])
                 except Exception:  # noqa: BLE001  the other messages must go on
                     sys.excepthook(*sys.exc_info())
+            self._heard_at = time.monotonic()
             try:
                 data = process.read(_RECEIVE)
                 messages = reader.feed(data)
@@ -207,7 +227,7 @@ class InterchangeStream:
                 return
             if not data:
                 return
-            self._heard_at = time.monotonic()
+            self._heard_at = math.inf  # taking what has come may be long
 
     def _receive(self, message: Message, payloads: Sequence[Frame]) -> None:
         if type(message) is InterchangeState:
@@ -252,7 +272,9 @@ class InterchangeStream:
             try:
                 self._connect()
                 self._news.set()
-                return True
+                if self._stopping and self._process is not None:  # the writer may have ended without it
+                    self._process.close()
+                return not self._stopping
             except (ChannelError, OSError) as error:
                 reason = str(error)
         with self._changed:
@@ -289,6 +311,8 @@ class _Child:
 
     def __init__(self, argv: Sequence[str]) -> None:
         self._reading = threading.Lock()
+        self._saying = threading.Lock()
+        self._tail = b""
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
         self._directory = tempfile.mkdtemp(prefix="weft-")
         path = os.pathsep.join(entry for entry in sys.path if entry)
@@ -337,20 +361,20 @@ class _Child:
             raise TimeoutError(str(error)) from error
 
     def stderr_tail(self) -> str:
-        if self._stderr.closed:
-            return ""
-        size = os.fstat(self._stderr.fileno()).st_size
-        return os.pread(self._stderr.fileno(), 8192, max(0, size - 8192)).decode(errors="replace")
+        with self._saying:
+            if not self._stderr.closed:
+                size = os.fstat(self._stderr.fileno()).st_size
+                self._tail = os.pread(self._stderr.fileno(), 8192, max(0, size - 8192))
+            return self._tail.decode(errors="replace")
 
     def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
         self.close_stdin()
-        try:
-            self._process.wait(2.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
         assert self._process.stdout is not None
         with self._reading:  # whoever reads gets to the end now
             self._process.stdout.close()
-        self._stderr.close()
+        self.stderr_tail()  # for who asks when it is closed
+        with self._saying:
+            self._stderr.close()
         shutil.rmtree(self._directory, ignore_errors=True)
