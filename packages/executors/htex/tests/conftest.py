@@ -47,9 +47,10 @@ class Site:
         self.executor.start(recorder)
         self.managers: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, block: str, patch: str = "") -> subprocess.Popen[bytes]:
-        """Start a manager; ``patch`` is run in it before."""
-        argv, data = self.executor.command(block)
+    def start(self, block: str, patch: str = "", data: bytes | None = None) -> subprocess.Popen[bytes]:
+        """Start a manager; ``patch`` is run in it before, ``data`` is another setup than the executor's."""
+        argv, said = self.executor.command(block)
+        data = said if data is None else data
         if patch:
             imports = "import sys\nfrom weft_executor_htex import manager, node_store"
             argv = (sys.executable, "-c", f"{imports}\n{patch}\nsys.exit(manager.main())")

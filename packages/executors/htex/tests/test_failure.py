@@ -5,13 +5,17 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,7 @@ import msgspec
 import pytest
 from weft_executor_htex import messages
 from weft_executor_htex.setup import ManagerAccess, ManagerSetup
-from weft_executor_htex.stream import pack
+from weft_executor_htex.stream import StreamReader, pack
 from weft_interfaces import (
     BlockLostError,
     CallOptions,
@@ -312,6 +316,134 @@ def test_garbage_from_a_manager_costs_nothing(site: Any, recorder: Any) -> None:
                 peer.sendall(dice.randbytes(1000))
     assert [outcome.value for outcome in recorder.wait(*calls)] == list(range(10_000))
     assert here.executor.status()["malformed"]
+
+
+class Tap:
+    """A way to a unix socket on which what managers say is recorded, and passed on. One manager."""
+
+    def __init__(self, directory: Path, beyond: str) -> None:
+        self.path = str(directory / "tap")
+        self.recorded: list[list[bytes]] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.path)
+        self._listener.listen()
+        self._listener.settimeout(PATIENCE)
+        self._beyond = socket.socket(socket.AF_UNIX)
+        self._beyond.connect(beyond)
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        near, _ = self._listener.accept()
+        reader = StreamReader()
+        ends = {near: self._beyond, self._beyond: near}
+        with near, self._beyond, self._listener:
+            while True:
+                for end in select.select(ends, [], [])[0]:
+                    data = end.recv(1 << 16)
+                    if not data:
+                        return
+                    if end is near:
+                        self.recorded += reader.feed(data)
+                    ends[end].sendall(data)
+
+    def of_kind(self, kind: type[messages.Message]) -> list[list[bytes]]:
+        """What was recorded of it."""
+        return [frames for frames in list(self.recorded) if type(messages.decode(frames)) is kind]
+
+    def close(self) -> None:
+        """Wait until the manager has ended."""
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+
+def test_what_a_manager_said_is_sent_again_by_another(site: Any, recorder: Any, tmp_path: Path) -> None:
+    """Nobody becomes a manager by it, or has a say in what became of calls."""
+    here = site()
+    setup = ManagerSetup.load(here.executor.command("b").input)
+    [endpoint] = setup.access.endpoints
+    socket_path = endpoint.url.partition("://")[2]
+    tap = Tap(tmp_path, socket_path)
+    tapped = msgspec.structs.replace(endpoint, url=f"unix://{tap.path}")
+    access = msgspec.structs.replace(setup.access, endpoints=[tapped])
+    here.start("b", data=msgspec.structs.replace(setup, access=access).dump())
+    recorder.value(here.executor, abs, -1)
+    calls = [recorder.call(abs, -n) for n in range(10_000)]
+    here.executor.submit(calls)
+    for number in range(20):
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.settimeout(PATIENCE)
+            peer.connect(socket_path)
+            registered, results = tap.of_kind(messages.Register), tap.of_kind(messages.Results)
+            again = registered + results[-50:] if number % 2 else results[-50:] + registered + results[:50]
+            peer.sendall(b"".join(bytes(part) for frames in again for part in pack(frames)))
+            reader = StreamReader()
+            while not (answers := reader.feed(peer.recv(1 << 16))):
+                pass
+            assert type(messages.decode(answers[0])) in (messages.Refused, messages.Stop)
+    assert [outcome.value for outcome in recorder.wait(*calls)] == list(range(10_000))
+    status = here.executor.status()
+    assert status["malformed"] == {"a registration that another has sent before": 20}
+    assert len(status["managers"]) == 1
+    assert [event.kind for event in recorder.events if event.kind.startswith("manager.")] == ["manager.up"]
+    assert here.executor.shutdown() == []
+    tap.close()
+
+
+def test_a_manager_whose_interchange_is_gone_says_so(site: Any) -> None:
+    here = site()
+    data = here.executor.command("b").input
+    here.close()
+    argv = [sys.executable, "-m", "weft_executor_htex.manager"]
+    result = subprocess.run(argv, input=data, capture_output=True, timeout=PATIENCE, check=False)
+    assert result.returncode == 1
+    assert b"the interchange is not there (any more): " in result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+def announce(*numbers: int) -> bytes:
+    """The begin of a message: how many frames, and their lengths."""
+    return struct.pack(f"<{len(numbers)}Q", *numbers)
+
+
+def virtual_size() -> int:
+    """Bytes that this process has asked for."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_huge_messages_from_a_manager_cost_nothing(site: Any, recorder: Any) -> None:
+    """No memory is kept for what is only announced; what nobody could mean is not waited for."""
+    here = site()
+    here.start("b")
+    recorder.value(here.executor, abs, -1)
+    calls = [recorder.call(abs, -n) for n in range(10_000)]
+    [endpoint] = ManagerSetup.load(here.executor.command("b").input).access.endpoints
+    dice = random.Random(1)
+    garbage = dice.randbytes(50_000_000)
+    before = virtual_size()
+    here.executor.submit(calls)
+    with ExitStack() as peers:
+
+        def peer(data: bytes) -> socket.socket:
+            made = peers.enter_context(socket.socket(socket.AF_UNIX))
+            made.settimeout(PATIENCE)
+            made.connect(endpoint.url.partition("://")[2])
+            made.sendall(data)
+            return made
+
+        for size in (4 << 30, 64 << 30, 1 << 40):
+            peer(announce(1, size) + b"x" * 1000)
+        for begin in (announce(1, (1 << 40) + 1), announce(2, 1 << 63, 1 << 63), announce(1 << 40)):
+            assert peer(begin).recv(1) == b"", "it is hung up on"
+        peer(announce(1, len(garbage)) + garbage)
+        peer(announce(50_000, *[1000] * 50_000) + garbage)
+        with pytest.raises(OSError):
+            peer(b"\xff" * 8 + garbage)
+        assert virtual_size() - before < 1 << 30
+        assert [outcome.value for outcome in recorder.wait(*calls)] == list(range(10_000))
+    malformed = here.executor.status()["malformed"]
+    assert sum(malformed.values()) == 6, malformed
+    assert recorder.value(here.executor, abs, -2) == 2
 
 
 def test_the_setup_survives_its_journey() -> None:

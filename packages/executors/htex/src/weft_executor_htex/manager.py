@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import math
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -81,7 +82,10 @@ class ManagerProcess:
         self._host = socket.gethostname()
         self._walltime = Walltime(setup.walltime, os.environ)
         settings = seat_settings(setup, self._slots, self._host, self._walltime.ends_at)
-        self._link = connect(_choose(setup.access.endpoints), setup)
+        try:
+            self._link = connect(_choose(setup.access.endpoints), setup)
+        except OSError as error:
+            raise SystemExit(f"weft manager: the interchange is not there (any more): {error}") from error
         self._serializer = PickleSerializer()
         self._store = NodeStore(setup.store)
         self._needs: dict[int, Sequence[bytes]] = {}  # the blobs of calls that are here
@@ -149,6 +153,7 @@ class ManagerProcess:
             _memory(),
             self._setup.gpus,
             self._walltime.ends_at,
+            secrets.token_bytes(16),
         )
 
     # -- the loop -------------------------------------------------------------------------------------------

@@ -263,7 +263,8 @@ class Lost(_Message, frozen=True):
 
 class Register(_Message, frozen=True):
     """A manager is there. ``memory``: bytes of its node; ``ends_at``: when its block is over, seconds since
-    the epoch.
+    the epoch. ``once``: what no other registration has; empty is for who has nothing to fear from others that
+    send the same.
     """
 
     protocol: int
@@ -275,6 +276,7 @@ class Register(_Message, frozen=True):
     memory: int | None
     gpus: int
     ends_at: float | None
+    once: bytes = b""
 
 
 class ManagerUp(_Message, frozen=True):

@@ -110,6 +110,7 @@ class Interchange:
         self._next_loss = math.inf  # when a suspect is lost, unless it comes back
         self._era = 0  # how often the client has told to forget
         self._ended_blocks: dict[str, EndBlock] = {}
+        self._registered: set[bytes] = set()  # what was in registrations, lest one is sent again by another
         self._draining: set[str] = set()
         self._suspects: dict[bytes, Manager] = {}
 
@@ -244,6 +245,10 @@ class Interchange:
 
     def _register(self, address: bytes, info: Register) -> None:
         known = self.roster.get(address)
+        if known is None and info.once in self._registered:
+            self.malformed["a registration that another has sent before"] += 1
+            self._dismiss(address, encode(Refused("another has registered in the same words")))
+            return
         refusal = self._refusal(info) if known is None else None
         if refusal is not None:
             self._dismiss(address, encode(Refused(refusal)))
@@ -253,6 +258,8 @@ class Interchange:
             known.heard_at = self._clock()
             return
         now = self._clock()
+        if info.once:
+            self._registered.add(info.once)
         manager = self.roster.add(address, info, now)
         manager.era = self._era
         self._next_beat = min(self._next_beat, now + self.roster.step(self._period))
