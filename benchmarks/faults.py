@@ -3,8 +3,8 @@
 ``hatch run bench:faults``. Each fault strikes several times, each time a run of its own with the pilot
 executor, blocks of this machine and tasks on their way. Detection is from the fault to the event, or the
 error, that tells of it. A task is lost when its future does not get what it should, through the kernel, with
-one retry for what a worker's death costs. Processes are left when one that the run had started is alive after
-its end.
+one retry for what a worker's death costs, and none for what the interchange's does. Processes are left when
+one that the run had started is alive after its end.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ PATIENCE = 60.0
 PERIOD, THRESHOLD = 0.5, 3.0  # of heartbeats, in seconds
 BYSTANDERS = 40
 NAP = 1.0
+GREED = 200 << 20  # bytes
+MOMENT = 1.0  # to end what is silent, and to say so
 LOSSES = 6  # after which a task that kills its workers fails
 
 
@@ -83,14 +85,16 @@ def mark(path: Path) -> None:
 
 
 def end_by(how: str) -> None:
-    """Die, hang, or take a while."""
+    """Die, be greedy, hang, or take a while."""
     if how == "exit":
         os._exit(3)
     if how == "segfault":
         ctypes.string_at(0)
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    hoard = bytearray(b"x") * (GREED if how == "greed" else 0)
     time.sleep(NAP if how == "nap" else 1000)
+    del hoard
 
 
 # -- a run ---------------------------------------------------------------------------------------------------
@@ -209,6 +213,43 @@ def worker(how: str, **options: Any) -> Finding:
         seconds = max(0.0, here.told("task.retrying", since) - options.get("timeout", 0.0))
         lost = here.lost(victim)
     return Finding(seconds, lost, left_of(here.family))
+
+
+def greedy() -> Finding:
+    """A worker takes more memory than its task asked for: it is ended, and its certificate says why."""
+    with lab() as here:
+        victim = here.victim("greed", memory="100MB")
+        since, _ = here.struck()
+        seconds = here.told("task.retrying", since)
+        lost = here.lost(victim)
+        error = weft.task(strike_always).options(memory="100MB", retries=0)("greed").exception(PATIENCE)
+        certificate = error.certificate if isinstance(error, LostError) else None
+        lost += certificate is None or not certificate.out_of_memory
+        here.look()
+    return Finding(seconds, lost, left_of(here.family))
+
+
+def interchange(number: signal.Signals) -> Finding:
+    """The interchange's process gets a signal: its managers end, the next one gets blocks of its own, where
+    what was lost runs, though no task has a retry.
+    """
+    with lab(pilot(interchange="process"), retries=0) as here:
+        victim = here.victim("wait")
+        here.struck()
+        [pid] = [pid for pid in here.family if runs(pid, "weft_executor_htex.interchange")]
+        since = time.time()
+        os.kill(pid, number)
+        seconds = here.told("interchange.lost", since)
+        lost = here.lost(victim)
+    return Finding(seconds, lost, left_of(here.family))
+
+
+def runs(pid: int, module: str) -> bool:
+    """Whether a process was started to run this module."""
+    try:
+        return module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def manager(number: signal.Signals) -> Finding:
@@ -353,11 +394,14 @@ FAULTS = (
     Fault("worker: SIGSEGV", lambda: worker("segfault"), 1.0),
     Fault("worker: os._exit", lambda: worker("exit"), 1.0),
     Fault("worker: hangs, timeout 0.5 s", lambda: worker("wait", timeout=0.5), 1.0),
+    Fault("worker: 200 MB, asked for 100 MB", greedy, 1.0),
     Fault("task kills every worker", poison, 15.0),
     Fault("manager: SIGKILL", lambda: manager(signal.SIGKILL), 2.5),
     Fault("manager: SIGSTOP, threshold 3 s", lambda: manager(signal.SIGSTOP), THRESHOLD + 2 * PERIOD),
     Fault("manager: SIGTERM", lambda: manager(signal.SIGTERM), 1.5),
     Fault("manager: drained", drain, 5.0),
+    Fault("interchange: SIGKILL", lambda: interchange(signal.SIGKILL), 1.0),
+    Fault("interchange: SIGSTOP, threshold 3 s", lambda: interchange(signal.SIGSTOP), THRESHOLD + MOMENT),
     Fault("block ends before it registers", lambda: no_block(Fails(), "python/3.99: not found"), 20.0),
     Fault("manager of another protocol", lambda: no_block(Differs("PROTOCOL", 99), "protocol 99"), 20.0),
     Fault("manager of another Python", lambda: no_block(Differs("PYTHON", "2.7"), "Python 2.7"), 20.0),
