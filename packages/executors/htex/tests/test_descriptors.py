@@ -17,6 +17,8 @@ from weft_executor_htex import messages
 from weft_executor_htex.link import Link, connect
 from weft_executor_htex.setup import ManagerSetup
 
+pytestmark = pytest.mark.once
+
 PATIENCE = 30.0
 
 CLIENT = textwrap.dedent("""

@@ -23,6 +23,8 @@ from weft_executor_htex.selector import SELECTORS, Candidate, LeastLoaded, Selec
 from weft_interfaces import Blocks, ConfigError
 from weft_interfaces.memory import InMemoryProvider
 
+pytestmark = pytest.mark.once
+
 
 def register(block: str = "b", slots: int = 2, host: str = "host") -> messages.Register:
     return messages.Register(messages.PROTOCOL, messages.PYTHON, host, 1, block, slots, None, 0, None)

@@ -24,6 +24,8 @@ from weft_executor_htex.packing import BlobSerializer
 from weft_interfaces import Call, CallOptions, LostError, Outcome, Resources
 from weft_interfaces.processes import Catalogue
 
+pytestmark = pytest.mark.once
+
 NOTHING, VALUE = 1, 2  # the kinds of results that are None, and another
 
 

@@ -28,6 +28,8 @@ from weft_interfaces import (
 from weft_interfaces.memory import InMemoryProvider
 from weft_interfaces.testing.calls import Gate, pass_gate
 
+pytestmark = pytest.mark.once
+
 PATIENCE = 30.0
 
 
@@ -184,6 +186,15 @@ def test_one_that_cannot_start_says_why(monkeypatch: Any, recorder: Any) -> None
     with pytest.raises(ChannelError, match="no such thing here"):
         executor.start(recorder)
     assert executor.shutdown() == []
+
+
+def test_one_that_never_says_where_it_listens_is_ended(monkeypatch: Any, recorder: Any) -> None:
+    monkeypatch.setattr(remote, "_START", 0.5)
+    lines = "import time; time.sleep(1000)"
+    monkeypatch.setattr(remote, "open_process", lambda: remote._Child([sys.executable, "-c", lines]))
+    executor = HighThroughputExecutor(blocks=Blocks(provider=InMemoryProvider()), interchange="process")
+    with pytest.raises(ChannelError, match="it ended before it said where it listens"):
+        executor.start(recorder)
 
 
 @pytest.mark.parametrize("said", [b"", b"nonsense", b"".join(map(bytes, pack([b"{}"])))])

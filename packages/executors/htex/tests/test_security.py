@@ -22,6 +22,8 @@ from weft_executor_htex.stream import StreamReader, pack
 from weft_interfaces import Blocks
 from weft_interfaces.memory import InMemoryProvider
 
+pytestmark = pytest.mark.once
+
 PATIENCE = 30.0
 
 

@@ -21,6 +21,8 @@ from weft_executor_htex.packing import BlobSerializer
 from weft_executor_htex.stream import StreamReader, pack
 from weft_interfaces import PickleSerializer, Shared
 
+pytestmark = pytest.mark.once
+
 KB = 1000
 
 

@@ -50,6 +50,7 @@ __all__ = ["InterchangeStream", "open_process"]
 
 _END = 2.0  # seconds that an interchange may take to end by itself
 _MOMENT = 0.1  # seconds in which what had come while this process was not running is read
+_START = 30.0  # seconds that it may take to say where it listens
 _HEARD = 2.0  # seconds that ``flush`` waits for an answer
 _RECEIVE = 1 << 18
 _IN_A_ROW = 3  # interchanges that may end before they have lived so many seconds ...
@@ -145,6 +146,8 @@ class InterchangeStream:
     def _connect(self) -> None:
         """Start an interchange, and wait until it says where it listens."""
         process = self._open()
+        timer = threading.Timer(_START, process.close)
+        timer.start()
         try:
             process.write(b"".join(pack([self._setup])))
             reader, messages = StreamReader(), list[list[Frame]]()
@@ -164,6 +167,8 @@ class InterchangeStream:
             raise ChannelError(
                 f"the interchange of executor {self._label!r} did not start: {error}{said}"
             ) from error
+        finally:
+            timer.cancel()
         self._streams = reader, messages[1:]
         self._began = time.monotonic()
         self._process, self._access = process, message.access
