@@ -274,6 +274,7 @@ def test_nothing_is_left_when_the_client_dies(
         [sys.executable, "-c", code, str(tmp_path), str(path), interchange],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert client.stdout is not None
     manager = int(client.stdout.readline())
@@ -285,6 +286,7 @@ def test_nothing_is_left_when_the_client_dies(
     client.send_signal(getattr(signal, how))
     client.communicate(timeout=PATIENCE)
     eventually(lambda: not any(map(alive, pids)), "managers or workers are left", 6.0)
+    assert not list(tmp_path.glob("weft-*")), "directories are left"
 
 
 # -- hostile input ----------------------------------------------------------------------------------------

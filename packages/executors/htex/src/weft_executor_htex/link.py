@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import socket
 import struct
@@ -17,7 +18,7 @@ from .stream import StreamReader, pack
 if TYPE_CHECKING:
     import zmq
 
-__all__ = ["Link", "connect"]
+__all__ = ["Link", "clear_away", "connect"]
 
 _LARGE = 1 << 16
 _RECEIVE = 1 << 16
@@ -62,6 +63,7 @@ class _UnixLink:
         timeout = struct.pack("ll", int(patience), int(patience % 1 * 1e6))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
         self._reader = StreamReader()
+        self._path = path
         self._gone = False
 
     def fileno(self) -> int:
@@ -76,6 +78,7 @@ class _UnixLink:
             return []
         except OSError:
             data = b""
+        self._gone = not data
         return self._reader.feed(data) if data else None
 
     def send(self, frames: Sequence[Frame]) -> None:
@@ -87,6 +90,24 @@ class _UnixLink:
 
     def close(self) -> None:
         self._socket.close()
+        if self._gone:
+            clear_away(f"unix://{self._path}")
+
+
+def clear_away(url: str) -> None:
+    """Remove the socket and its directory where an interchange of this machine listened, if it was killed."""
+    scheme, _, path = url.partition("://")
+    if scheme != "unix":
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:  # nobody listens
+            with contextlib.suppress(OSError):  # another manager was faster
+                os.unlink(path)
+                os.rmdir(os.path.dirname(path))
+        except OSError:
+            return
 
 
 class _TcpLink:

@@ -17,7 +17,6 @@ import itertools
 import math
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ import msgspec
 from weft_interfaces import ChannelError, ConfigError, DeathCertificate, RemoteProcess
 
 from .client import Client
+from .link import clear_away
 from .messages import (
     Frame,
     Heartbeat,
@@ -256,9 +256,12 @@ class InterchangeStream:
             status = process.wait(1.0)
         tail = process.stderr_tail()
         silent = time.monotonic() - self._heard_at
+        endpoints = self._access.endpoints if self._access is not None else []
         self._process, self._access, self._heard_at = None, None, math.inf
         self._state = _NOTHING
         process.close()
+        for endpoint in endpoints:
+            clear_away(endpoint.url)
         certificate = DeathCertificate(
             kind="interchange",
             exit_code=status if status is not None and status >= 0 else None,
@@ -310,16 +313,13 @@ def open_process() -> RemoteProcess:
 
 
 class _Child:
-    """A child process as a :class:`RemoteProcess`. What it may leave when it is killed is in a directory that
-    goes when it is closed.
-    """
+    """A child process as a :class:`RemoteProcess`."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         self._reading = threading.Lock()
         self._saying = threading.Lock()
         self._tail = b""
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
-        self._directory = tempfile.mkdtemp(prefix="weft-")
         path = os.pathsep.join(entry for entry in sys.path if entry)
         try:
             self._process = subprocess.Popen(
@@ -328,11 +328,10 @@ class _Child:
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
                 bufsize=0,
-                env={**os.environ, "PYTHONPATH": path, "TMPDIR": self._directory},
+                env={**os.environ, "PYTHONPATH": path},
             )
         except BaseException:
             self._stderr.close()
-            shutil.rmtree(self._directory, ignore_errors=True)
             raise
 
     def read(self, size: int) -> bytes:
@@ -382,4 +381,3 @@ class _Child:
         self.stderr_tail()  # for who asks when it is closed
         with self._saying:
             self._stderr.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
