@@ -22,6 +22,7 @@ from weft_interfaces import (
     InputError,
     LostError,
     RetryDecision,
+    Shared,
     WorkerLostError,
 )
 from weft_interfaces.memory import ManualExecutor, RecordingEventSink
@@ -502,6 +503,21 @@ def test_a_task_that_waits_for_itself(spawning_kernel: Kernel, spec: Any) -> Non
     future = submit_and_wait(spawning_kernel, spec, lambda waiting: waiting)
     with pytest.raises(CycleError, match=r"task 0 \(waits\) for task 0 \(waits\)"):
         future.result(timeout=PATIENCE)
+
+
+def test_a_task_with_shared_values_that_waits_for_itself(spawning_kernel: Kernel, spec: Any) -> None:
+    """They are replaced when it is handed over, and it is known as the same task all the same."""
+    box: queue.Queue[Any] = queue.Queue()
+
+    def wait(number: int, *, shared: int) -> None:
+        assert (number, shared) == (1, 2)
+        box.get(timeout=PATIENCE).result(timeout=PATIENCE)
+
+    one, two = (Shared(number, lambda *_: b"") for number in (1, 2))
+    waiting = spawning_kernel.submit(spec(wait, name="waits"), (one,), {"shared": two})
+    box.put(waiting)
+    with pytest.raises(CycleError, match=r"task 0 \(waits\) for task 0 \(waits\)"):
+        waiting.result(timeout=PATIENCE)
 
 
 def test_a_task_that_waits_for_what_depends_on_it(spawning_kernel: Kernel, spec: Any) -> None:

@@ -491,13 +491,7 @@ class Kernel:
                 for task in tasks
             ]
             if Shared.used and executor.in_process:
-                calls = [
-                    call._replace(
-                        args=tuple([unshare(value) for value in call.args]),
-                        kwargs={name: unshare(value) for name, value in call.kwargs.items()},
-                    )
-                    for call in calls
-                ]
+                calls = [_unshared(task, call) for task, call in zip(tasks, calls, strict=True)]
             executor.submit(calls)
         except Exception as error:  # noqa: BLE001  whatever an executor raises is the outcome
             return error
@@ -813,6 +807,15 @@ class Kernel:
                 self._finish(task, state, None, error, report)
         self._journal.note("run.closed", self.counts()._asdict())
         self._journal.close()
+
+
+def _unshared(task: Task, call: Call) -> Call:
+    """The call with values in the place of what stands for shared ones."""
+    kwargs = call.kwargs
+    found = {name: unshare(value) for name, value in kwargs.items()}
+    if any(found[name] is not value for name, value in kwargs.items()):
+        kwargs = task.kwargs = found  # the same mapping for both: see Kernel.task_of_call
+    return call._replace(args=tuple([unshare(value) for value in call.args]), kwargs=kwargs)
 
 
 class _Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import random
@@ -339,7 +340,7 @@ class Tap:
         near, _ = self._listener.accept()
         reader = StreamReader()
         ends = {near: self._beyond, self._beyond: near}
-        with near, self._beyond, self._listener:
+        with near, self._beyond, self._listener, contextlib.suppress(OSError):  # one end is gone
             while True:
                 for end in select.select(ends, [], [])[0]:
                     data = end.recv(1 << 16)
