@@ -45,7 +45,7 @@ class Pipeline:
         for number, socket in enumerate(self._sockets):
             socket.bind(f"ipc://{self._directory}/{number}")
         self._lock = threading.Lock()  # of the sockets that send, and of all that follows
-        self._room = deque(list(range(workers)) * BATCHES)  # whose turn it is to get a batch
+        self._room = [BATCHES] * workers  # batches that each may get
         self._waiting: deque[Task] = deque()
         self._futures: dict[int, Future[Any]] = {}
         self._number = 0
@@ -63,8 +63,7 @@ class Pipeline:
             self._number += 1
             self._futures[self._number] = future
             self._waiting.append((self._number, function, arguments))
-            if self._room:
-                self._send()
+            self._send()
         return future
 
     def __enter__(self) -> Pipeline:
@@ -84,8 +83,10 @@ class Pipeline:
     def _send(self) -> None:
         """Give what waits to who has room."""
         waiting = self._waiting
-        while waiting and self._room:
-            worker = self._room.popleft()
+        room = self._room
+        while waiting and (most := max(room)):
+            worker = room.index(most)  # the one with the least to do: another call may never end
+            room[worker] -= 1
             size = min(BATCH, -(-len(waiting) // (BATCHES * len(self._sockets))))
             data = pickle.dumps([waiting.popleft() for _ in range(size)], pickle.HIGHEST_PROTOCOL)
             self._sockets[worker].send(data, 0, len(data) < LARGE)
@@ -99,7 +100,7 @@ class Pipeline:
                 working -= 1
                 continue
             with self._lock:
-                self._room.append(worker)
+                self._room[worker] += 1
                 self._send()
             for number, succeeded, value in outcomes:
                 future = self._futures.pop(number)
