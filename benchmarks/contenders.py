@@ -56,7 +56,7 @@ def pilots(*names: str) -> Iterator[list[Contender]]:
     ]
     with weft.run(executors=executors, progress=False):
         yield [
-            Contender(name, weft.task(executor=executor.label), share=getattr(weft, "share", None))
+            Contender(name, weft.task(executor=executor.label), share=weft.share)
             for name, executor in zip(names, executors, strict=True)
         ]
 

@@ -29,6 +29,8 @@ from weft_interfaces import (
 )
 from weft_interfaces.testing.calls import Gate, pass_gate
 
+pytestmark = pytest.mark.once
+
 PATIENCE = 30.0
 MB = 1_000_000
 # Workers cannot import test modules.

@@ -38,6 +38,8 @@ from weft_interfaces import (
 from weft_interfaces.memory import InMemoryProvider
 from weft_interfaces.testing.calls import Gate, pass_gate
 
+pytestmark = pytest.mark.once
+
 PATIENCE = 30.0
 # Workers cannot import test modules.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
