@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -35,10 +36,12 @@ PATIENCE = 30.0
 
 def interchange_of(executor: HighThroughputExecutor) -> int:
     """The process of an executor's interchange: the child of this one that runs it."""
-    for name in os.listdir(f"/proc/{os.getpid()}/task"):
-        for child in Path(f"/proc/{os.getpid()}/task/{name}/children").read_text().split():
-            if b"weft_executor_htex.interchange" in Path(f"/proc/{child}/cmdline").read_bytes():
-                return int(child)
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            parent = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1]
+            command = Path(f"/proc/{name}/cmdline").read_bytes()
+            if int(parent) == os.getpid() and b"weft_executor_htex.interchange" in command:
+                return int(name)
     raise AssertionError("no interchange runs")
 
 
