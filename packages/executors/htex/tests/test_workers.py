@@ -100,12 +100,6 @@ def site(recorder: Any) -> Iterator[Callable[..., Site]]:
         each.close()
 
 
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    with Gate() as gate:
-        yield gate
-
-
 def surroundings(address: Any = None) -> tuple[dict[str, str], set[int], int]:
     if address is not None:
         pass_gate(address)
