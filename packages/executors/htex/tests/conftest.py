@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -46,15 +47,33 @@ class Site:
         self.executor = HighThroughputExecutor(blocks=blocks, **settings)
         self.executor.start(recorder)
         self.managers: dict[str, subprocess.Popen[bytes]] = {}
+        self._started: list[subprocess.Popen[bytes]] = []
 
-    def start(self, block: str, patch: str = "", data: bytes | None = None) -> subprocess.Popen[bytes]:
-        """Start a manager; ``patch`` is run in it before, ``data`` is another setup than the executor's."""
-        argv, said = self.executor.command(block)
+    def start(
+        self,
+        block: str = "b",
+        patch: str = "",
+        data: bytes | None = None,
+        command: Any = None,
+        cwd: Path | None = None,
+        **variables: str,
+    ) -> subprocess.Popen[bytes]:
+        """Start a manager, in a directory and with variables of its own; ``patch`` is run in it before,
+        ``data`` is another setup than that of the executor's command, ``command`` another one altogether.
+        """
+        argv, said = command or self.executor.command(block)
         data = said if data is None else data
         if patch:
             imports = "import sys\nfrom weft_executor_htex import manager, node_store"
             argv = (sys.executable, "-c", f"{imports}\n{patch}\nsys.exit(manager.main())")
-        manager = subprocess.Popen(list(argv), stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        manager = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env={**os.environ, **variables},
+        )
+        self._started.append(manager)
         assert manager.stdin is not None
         manager.stdin.write(data)
         manager.stdin.close()
@@ -63,7 +82,7 @@ class Site:
 
     def close(self) -> None:
         leftovers = self.executor.shutdown(cancel=True, timeout=5.0)
-        for manager in self.managers.values():
+        for manager in self._started:
             manager.send_signal(signal.SIGCONT)
             try:
                 manager.wait(PATIENCE)

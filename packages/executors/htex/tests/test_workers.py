@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,59 +45,10 @@ PATIENCE = 30.0
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-class Site:
-    """An executor, and managers that a test starts, with variables and in a directory of theirs."""
-
-    def __init__(self, recorder: Any, **settings: Any) -> None:
-        shape = {name: settings.pop(name) for name in ("walltime", "gpus") if name in settings}
-        blocks = Blocks(provider=InMemoryProvider(), max=8, **shape)
-        self.executor = HighThroughputExecutor(
-            blocks=blocks, **{"heartbeat_period": 0.2, "heartbeat_threshold": 3} | settings
-        )
-        self.executor.start(recorder)
-        self.managers: list[subprocess.Popen[bytes]] = []
-
-    def start(
-        self, block: str = "b", cwd: Path | None = None, command: Any = None, **variables: str
-    ) -> subprocess.Popen[bytes]:
-        argv, data = command or self.executor.command(block)
-        manager = subprocess.Popen(
-            list(argv),
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=cwd,
-            env={**os.environ, **variables},
-        )
-        assert manager.stdin is not None
-        manager.stdin.write(data)
-        manager.stdin.close()
-        self.managers.append(manager)
-        return manager
-
-    def close(self) -> None:
-        leftovers = self.executor.shutdown(cancel=True, timeout=5.0)
-        for manager in self.managers:
-            try:
-                manager.wait(PATIENCE)
-            finally:
-                manager.kill()
-                manager.wait()
-                assert manager.stderr is not None
-                manager.stderr.close()
-        assert leftovers == []
-
-
 @pytest.fixture
-def site(recorder: Any) -> Iterator[Callable[..., Site]]:
-    sites: list[Site] = []
-
-    def start(**settings: Any) -> Site:
-        sites.append(Site(recorder, **settings))
-        return sites[-1]
-
-    yield start
-    for each in sites:
-        each.close()
+def site(site: Any) -> Callable[..., Any]:
+    """With as many workers as the executor makes of it, and more time for heartbeats."""
+    return lambda **settings: site(**{"workers_per_node": None, "heartbeat_threshold": 3} | settings)
 
 
 def surroundings(address: Any = None) -> tuple[dict[str, str], set[int], int]:
@@ -106,7 +57,7 @@ def surroundings(address: Any = None) -> tuple[dict[str, str], set[int], int]:
     return dict(os.environ), set(os.sched_getaffinity(0)), os.getpid()
 
 
-def on_all_workers(here: Site, recorder: Any, gate: Gate, number: int) -> list[Any]:
+def on_all_workers(here: Any, recorder: Any, gate: Gate, number: int) -> list[Any]:
     """What each of the workers says, in the order of their seats."""
     calls = [recorder.call(surroundings, gate.address) for _ in range(number)]
     here.executor.submit(calls)
