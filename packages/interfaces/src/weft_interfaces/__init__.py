@@ -51,7 +51,16 @@ if TYPE_CHECKING:
     from .executor import BaseExecutor, Executor, ExecutorContext, Load
     from .launcher import DirectLauncher, Launcher
     from .lock import HotLock
-    from .memo import BaseMemoStore, MemoEntry, MemoHasher, MemoStore, NullMemoStore
+    from .memo import (
+        BaseMemoStore,
+        MemoCall,
+        MemoEntry,
+        MemoHasher,
+        Memoizer,
+        MemoOptions,
+        MemoStore,
+        NullMemoStore,
+    )
     from .pickling import PickleSerializer
     from .policy import (
         BlockView,
@@ -120,9 +129,12 @@ __all__ = [
     "Load",
     "LostError",
     "ManagerLostError",
+    "MemoCall",
     "MemoEntry",
     "MemoHasher",
+    "MemoOptions",
     "MemoStore",
+    "Memoizer",
     "MissingPluginError",
     "NullEventSink",
     "NullMemoStore",
@@ -181,7 +193,7 @@ _NAMES = {
     "executor": "BaseExecutor Executor ExecutorContext Load",
     "launcher": "DirectLauncher Launcher",
     "lock": "HotLock",
-    "memo": "BaseMemoStore MemoEntry MemoHasher MemoStore NullMemoStore",
+    "memo": "BaseMemoStore MemoCall MemoEntry MemoHasher MemoOptions MemoStore Memoizer NullMemoStore",
     "pickling": "PickleSerializer",
     "policy": (
         "BlockView DependencyResolver Failure RetryDecision RetryPolicy ScalingDecision "

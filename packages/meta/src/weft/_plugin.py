@@ -36,7 +36,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "weft.launchers": dict.fromkeys(_LAUNCHERS, "weft-launchers"),
     "weft.channels": {"local": "weft-channel-local", "ssh": "weft-channel-ssh"},
     "weft.staging": {},
-    "weft.memo": {},
+    "weft.memo": dict.fromkeys(("file", "remote"), "weft-memo"),
     "weft.monitoring": {},
 }
 

@@ -19,6 +19,8 @@ class InMemoryMemoStore(BaseMemoStore):
     def __init__(self, serializer: Serializer | None = None) -> None:
         self._serializer = serializer or PickleSerializer()
         self._entries: dict[bytes, MemoEntry] = {}
+        self._descriptions: dict[bytes, str] = {}
+        self._problems: dict[bytes, str] = {}
         self._lock = threading.Lock()
 
     def get(self, key: bytes) -> MemoEntry | None:
@@ -27,10 +29,10 @@ class InMemoryMemoStore(BaseMemoStore):
         return None if entry is None else self._opened(entry)
 
     def put(self, entry: MemoEntry) -> None:
-        data = self._serializer.dumps(entry.value, f"the result of {entry.task!r}")
+        data = self._serializer.dumps((entry.value, entry.error), f"the result of {entry.task!r}")
         with self._lock:
             self._entries.pop(entry.key, None)  # so that the latest put is last
-            self._entries[entry.key] = replace(entry, value=data)
+            self._entries[entry.key] = replace(entry, value=data, error=None)
 
     def nearest(self, task: str, components: Mapping[str, bytes]) -> MemoEntry | None:
         with self._lock:
@@ -38,10 +40,24 @@ class InMemoryMemoStore(BaseMemoStore):
         best = max(
             entries, key=lambda entry: len(entry.components.items() & components.items()), default=None
         )
-        return None if best is None else self._opened(best)
+        return None if best is None else replace(best, value=None)
+
+    def problem(self, key: bytes) -> str | None:
+        return self._problems.get(key)
+
+    def describe(self, descriptions: Mapping[bytes, str]) -> None:
+        for digest, text in descriptions.items():
+            self._descriptions.setdefault(digest, text)
+
+    def description(self, digest: bytes) -> str | None:
+        return self._descriptions.get(digest)
 
     def _opened(self, entry: MemoEntry) -> MemoEntry | None:
+        what = f"the result of {entry.task!r}"
         try:
-            return replace(entry, value=self._serializer.loads(entry.value, f"the result of {entry.task!r}"))
-        except Exception:  # noqa: BLE001 - an entry that cannot be read is one that is not there
+            value, error = self._serializer.loads(entry.value, what)
+        except Exception as problem:  # noqa: BLE001  an entry that cannot be read is one that is not there
+            self._problems[entry.key] = f"{what} cannot be read any more: {problem}"
             return None
+        self._problems.pop(entry.key, None)
+        return replace(entry, value=value, error=error)
