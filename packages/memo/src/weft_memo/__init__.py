@@ -5,11 +5,24 @@ Modules are imported when they are first used: who needs only ``digest`` does no
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .__about__ import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from .errors import UnknownTypeError as UnknownTypeError
+    from .hasher import Hasher as Hasher
+    from .hasher import digest as digest
+    from .hasher import digest_argument as digest_argument
+    from .registry import id_for_memo as id_for_memo
 
-_NAMES: dict[str, str] = {}
+__all__ = ["Hasher", "UnknownTypeError", "__version__", "digest", "digest_argument", "id_for_memo"]
+
+_NAMES: dict[str, str] = {
+    "errors": "UnknownTypeError",
+    "hasher": "Hasher digest digest_argument",
+    "registry": "id_for_memo",
+}
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 

@@ -1,0 +1,124 @@
+"""Values as bytes: the format, and the types that need no look inside.
+
+An encoding begins with a tag of one byte and ends itself, so that encodings can be strung together. One of
+more than 128 bytes is replaced by ``#`` and its digest: what holds it stays small, and what occurs often is
+hashed once. The digest of a value is the BLAKE3 digest of its encoding before that replacement.
+
+::
+
+    ~ ! ^                 None, True, False              i count bytes        int, little endian
+    f c                   float, complex: IEEE 754       s b y count bytes    str (UTF-8), bytes, bytearray
+    ( [ count parts       tuple, list                    { < > count parts    dict, set, frozenset: sorted
+    # digest              what is longer than that       other letters        see kinds.py and standard.py
+
+The format is frozen: tests/digests.json holds digests that every version must reproduce.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any, Final
+
+from blake3 import blake3
+
+__all__ = [
+    "LEAVES",
+    "Encoding",
+    "compress",
+    "content",
+    "count",
+    "fingerprint",
+    "text",
+]
+
+Encoding = bytes
+LONGEST: Final = 128
+DIGEST: Final = 32
+THREADED: Final = 1 << 20  # bytes from which on several threads are faster than one
+
+
+def fingerprint(data: Any) -> bytes:
+    """The BLAKE3 digest of a contiguous buffer, which is not copied."""
+    size = data.nbytes if isinstance(data, memoryview) else len(data)
+    if size < THREADED:
+        return blake3(data).digest()
+    return blake3(data, max_threads=blake3.AUTO).digest()
+
+
+def compress(body: bytes) -> Encoding:
+    """What stands for a body in whatever holds it."""
+    return body if len(body) <= LONGEST else b"#" + fingerprint(body)
+
+
+_COUNTS = tuple(bytes([number]) for number in range(255))
+
+
+def count(number: int) -> bytes:
+    """A number >= 0 that ends itself."""
+    return _COUNTS[number] if number < 255 else b"\xff" + number.to_bytes(8, "little")
+
+
+def text(value: str) -> bytes:
+    """Text that ends itself, for names."""
+    data = value.encode("utf-8", "surrogatepass")
+    return count(len(data)) + data
+
+
+def content(tag: bytes, data: Any) -> Encoding:
+    """A tag and a buffer, which is not copied if it is large."""
+    size = data.nbytes if isinstance(data, memoryview) else len(data)
+    if size <= LONGEST:
+        return compress(tag + count(size) + bytes(data))
+    return compress(tag + count(size) + b"#" + fingerprint(data))
+
+
+def _int(value: int) -> Encoding:
+    size = (value.bit_length() >> 3) + 1
+    data = value.to_bytes(size, "little", signed=True)
+    return b"i" + count(size) + data if size <= LONGEST - 10 else content(b"i", data)
+
+
+_SMALL = {number: _int(number) for number in range(-128, 1024)}
+_double = struct.Struct("<d").pack
+_doubles = struct.Struct("<dd").pack
+
+
+def _any_int(value: int) -> Encoding:
+    return _SMALL.get(value) or _int(value)
+
+
+def _float(value: float) -> Encoding:
+    return b"f" + _double(value)
+
+
+def _complex(value: complex) -> Encoding:
+    return b"c" + _doubles(value.real, value.imag)
+
+
+def _str(value: str) -> Encoding:
+    data = value.encode("utf-8", "surrogatepass")
+    size = len(data)
+    return b"s" + _COUNTS[size] + data if size < 120 else content(b"s", data)
+
+
+def _bytes(value: bytes) -> Encoding:
+    return content(b"b", value)
+
+
+def _bytearray(value: bytearray) -> Encoding:
+    return content(b"y", value)
+
+
+LEAVES: dict[type, Callable[[Any], Encoding]] = {
+    type(None): lambda _: b"~",
+    bool: lambda value: b"!" if value else b"^",
+    int: _any_int,
+    float: _float,
+    complex: _complex,
+    str: _str,
+    bytes: _bytes,
+    bytearray: _bytearray,
+    type(...): lambda _: b".",
+    type(NotImplemented): lambda _: b"_",
+}
