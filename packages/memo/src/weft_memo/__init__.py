@@ -10,17 +10,31 @@ from typing import TYPE_CHECKING
 from .__about__ import __version__
 
 if TYPE_CHECKING:
-    from .errors import UnknownTypeError as UnknownTypeError
-    from .hasher import Hasher as Hasher
-    from .hasher import digest as digest
-    from .hasher import digest_argument as digest_argument
-    from .registry import id_for_memo as id_for_memo
+    from .binding import bind_arguments, unknown_parameters
+    from .errors import UnknownTypeError
+    from .hasher import Hasher, digest, digest_argument
+    from .identity import FunctionIdentity, identify_class, identify_function
+    from .registry import id_for_memo
 
-__all__ = ["Hasher", "UnknownTypeError", "__version__", "digest", "digest_argument", "id_for_memo"]
+__all__ = [
+    "FunctionIdentity",
+    "Hasher",
+    "UnknownTypeError",
+    "__version__",
+    "bind_arguments",
+    "digest",
+    "digest_argument",
+    "id_for_memo",
+    "identify_class",
+    "identify_function",
+    "unknown_parameters",
+]
 
-_NAMES: dict[str, str] = {
+_NAMES = {
+    "binding": "bind_arguments unknown_parameters",
     "errors": "UnknownTypeError",
     "hasher": "Hasher digest digest_argument",
+    "identity": "FunctionIdentity identify_class identify_function",
     "registry": "id_for_memo",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
