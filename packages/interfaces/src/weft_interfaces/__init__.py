@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         InternalError,
         LostError,
         ManagerLostError,
+        MemoStoreError,
         MissingPluginError,
         ProviderError,
         RemoteError,
@@ -134,6 +135,7 @@ __all__ = [
     "MemoHasher",
     "MemoOptions",
     "MemoStore",
+    "MemoStoreError",
     "Memoizer",
     "MissingPluginError",
     "NullEventSink",
@@ -185,8 +187,8 @@ _NAMES = {
     "errors": (
         "BlockLostError CallError ChannelError ConfigError CycleError DeadlockError "
         "DeathCertificate DependencyError FutureMisuseError InputError InterchangeLostError "
-        "InternalError LostError ManagerLostError MissingPluginError ProviderError RemoteError "
-        "ResourcesError RunClosedError SerializationError ShellError StagingError TaskError "
+        "InternalError LostError ManagerLostError MemoStoreError MissingPluginError ProviderError "
+        "RemoteError ResourcesError RunClosedError SerializationError ShellError StagingError TaskError "
         "TaskExitError TaskTimeoutError TransientError UnitError WeftError WorkerLostError"
     ),
     "event": "BaseEventSink Event EventSink NullEventSink SCHEMA_VERSION",

@@ -23,7 +23,8 @@
     ├── TransientError           may succeed when tried again
     │   ├── ProviderError        a batch system refused or did not answer
     │   ├── ChannelError         a place could not be reached
-    │   └── StagingError         a file could not be moved
+    │   ├── StagingError         a file could not be moved
+    │   └── MemoStoreError       a store of results could not be read or written
     ├── LostError                the outcome is unknown: carries a death certificate
     │   ├── WorkerLostError
     │   ├── ManagerLostError
@@ -57,6 +58,7 @@ __all__ = [
     "InternalError",
     "LostError",
     "ManagerLostError",
+    "MemoStoreError",
     "MissingPluginError",
     "ProviderError",
     "RemoteError",
@@ -247,6 +249,10 @@ class ChannelError(TransientError):
 
 class StagingError(TransientError):
     """A file could not be moved; no partial file bears the final name."""
+
+
+class MemoStoreError(TransientError):
+    """A store of results could not be opened, read or written; what it acknowledged before is not touched."""
 
 
 # -- lost ---------------------------------------------------------------------------------------------------

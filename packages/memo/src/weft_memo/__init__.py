@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from .hasher import Hasher, digest, digest_argument
     from .identity import FunctionIdentity, identify_class, identify_function
     from .registry import id_for_memo
+    from .store import FileStore
 
 __all__ = [
+    "FileStore",
     "FunctionIdentity",
     "Hasher",
     "UnknownTypeError",
@@ -36,6 +38,7 @@ _NAMES = {
     "hasher": "Hasher digest digest_argument",
     "identity": "FunctionIdentity identify_class identify_function",
     "registry": "id_for_memo",
+    "store": "FileStore",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

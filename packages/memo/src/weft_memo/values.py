@@ -1,0 +1,148 @@
+"""Large outcomes, in files by their digest."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from .record import UnreadableError, content_digest
+
+__all__ = ["Values"]
+
+_ABANDONED = 86_400.0  # seconds after which a temporary file of another machine's process is given up
+
+
+class Values:
+    """The folder of value files: ``ab/cdef...`` is named by the digest of its content.
+
+    A file bears its name when all of it is on the disk, and never changes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._temporary = folder / "tmp"
+        self._numbers = itertools.count()
+
+    def make(self) -> None:
+        """Make the folders."""
+        self._temporary.mkdir(parents=True, exist_ok=True)
+
+    def path(self, digest: bytes) -> Path:
+        """Where the content of this digest is."""
+        name = digest.hex()
+        return self.folder / name[:2] / name[2:]
+
+    def read(self, digest: bytes) -> bytes:
+        """The content. Raises :class:`UnreadableError` when it is not there, or not what it was."""
+        path = self.path(digest)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UnreadableError(f"its value file {path} cannot be read: {error.strerror}") from error
+        if content_digest(data) != digest:
+            raise UnreadableError(f"its value file {path} is damaged: its content has another digest")
+        return data
+
+    def prepare(self, digest: bytes, data: bytes) -> Path | None:
+        """Write the content under a temporary name, and wait for the disk; None if it is there already."""
+        if self._has(digest, len(data)):
+            return None
+        path = self._temporary / f"{_machine()}-{os.getpid()}-{next(self._numbers)}"
+        try:
+            with path.open("xb", buffering=0) as file:
+                view = memoryview(data)
+                while view:
+                    view = view[file.write(view) :]
+                os.fsync(file.fileno())
+        except BaseException:
+            with suppress(OSError):
+                path.unlink()
+            raise
+        return path
+
+    def install(self, digest: bytes, data: bytes, prepared: Path | None) -> Path:
+        """Give the file its name; with the gate held, so that nobody removes it until its entry is kept.
+
+        Returns its folder, which is to be waited for.
+        """
+        path = self.path(digest)
+        if prepared is None and not self._has(digest, len(data)):  # removed in between
+            prepared = self.prepare(digest, data)
+        if prepared is not None:
+            path.parent.mkdir(exist_ok=True)
+            prepared.replace(path)
+        return path.parent
+
+    def _has(self, digest: bytes, size: int) -> bool:
+        # A file of another size was damaged: it is written again.
+        try:
+            return self.path(digest).stat().st_size == size
+        except FileNotFoundError:
+            return False
+
+    def files(self) -> Iterator[tuple[bytes, int]]:
+        """Digest and size of each file."""
+        for folder in sorted(self.folder.glob("[0-9a-f][0-9a-f]")):
+            for path in folder.iterdir():
+                with suppress(ValueError, FileNotFoundError):
+                    yield bytes.fromhex(folder.name + path.name), path.stat().st_size
+
+    def remove(self, digest: bytes) -> None:
+        """Remove the file, if it is there."""
+        with suppress(FileNotFoundError):
+            self.path(digest).unlink()
+
+    def sweep(self) -> int:
+        """Remove temporary files whose writers are gone; their number."""
+        count = 0
+        for path in self._temporary.iterdir():
+            with suppress(FileNotFoundError):
+                if self._is_abandoned(path):
+                    path.unlink()
+                    count += 1
+        return count
+
+    def _is_abandoned(self, path: Path) -> bool:
+        machine, _, rest = path.name.partition("-")
+        pid = rest.partition("-")[0]
+        if machine == _machine() and pid.isdigit() and not _is_alive(int(pid)):
+            return True
+        return path.stat().st_mtime < time.time() - _ABANDONED
+
+
+def sync_folders(folders: Iterable[Path]) -> None:
+    """Wait until the names in these folders are on the disk."""
+    for folder in folders:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@functools.cache
+def _machine() -> str:
+    """This machine since it was started, and its process ids: containers have their own."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+    with suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
