@@ -152,6 +152,28 @@ class Index:
         query = "INSERT OR IGNORE INTO texts VALUES (?, ?, ?)"
         self.change(lambda connection: connection.executemany(query, rows))
 
+    def remove(self, keys: Iterable[bytes]) -> int:
+        """Remove these entries; the number of those that were there."""
+        rows = [(key,) for key in keys]
+        return self.change(lambda c: c.executemany("DELETE FROM entries WHERE key = ?", rows).rowcount)
+
+    def count(self) -> int:
+        """The number of entries."""
+        return int(self.one("SELECT count(*) FROM entries")[0])
+
+    def size(self) -> int:
+        """Bytes of what is in use."""
+        pages, free, page = (
+            self.one(f"PRAGMA {what}")[0] for what in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * page)
+
+    def shrink(self) -> None:
+        """Give free pages back to the file system, as far as others let it."""
+        self.all("PRAGMA incremental_vacuum")
+        with suppress(sqlite3.OperationalError):
+            self.all("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def text(self, digest: bytes) -> str | None:
         """The text of this digest."""
         row = self.one("SELECT text FROM texts WHERE digest = ?", digest)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import sqlite3
 import threading
-import weakref
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from weft_interfaces import BaseMemoStore, MemoEntry, MemoStoreError, parse_bytes, parse_seconds
+from weft_interfaces import MemoStoreError, parse_bytes, parse_seconds
 
+from .batched import BatchedStore
 from .gate import Gate
-from .index import Index, is_damage
+from .index import COLUMNS, Index, is_damage
 from .mounts import is_local
-from .record import Record, UnreadableError, entry_of, outline_of, pack, unpack_components
+from .record import Record
 from .salvage import salvage
+from .sweep import Removed, Sweep, broken_entries
 from .values import Values, sync_folders
-from .writer import Batch, Writer
+from .writer import Batch
 
 __all__ = ["FileStore"]
 
@@ -28,17 +29,15 @@ T = TypeVar("T")
 
 _log = logging.getLogger("weft")
 
-INLINE = 32_768  # bytes from which an outcome is a file
-NEAR = 10_000  # entries among which the nearest is looked for
-_PROBLEMS = 10_000  # keys whose problem is remembered
-_stores: weakref.WeakSet[FileStore] = weakref.WeakSet()
+_NEAR = 10_000  # entries among which the nearest is looked for
+_SLICE = 500  # entries that are removed at once, while others wait
 
 
-class FileStore(BaseMemoStore):
+class FileStore(BatchedStore):
     """Keeps outcomes in the folder ``path``, which is made if it is not there.
 
     max_size (bytes, or ``"10GB"``), max_age (seconds, or ``"30d"``): what :meth:`gc` brings the store to; it
-    is called from time to time where one of them is given.
+    is called by ``close`` where one of them is given, and each time that a tenth of ``max_size`` was written.
 
     Any number of threads, processes and runs may use one folder at once. What was put is written by a thread
     of the store's own, in batches; ``flush`` waits for the disk, and what it has acknowledged survives
@@ -64,16 +63,12 @@ class FileStore(BaseMemoStore):
         self.max_age = None if max_age is None else parse_seconds(max_age, "max_age")
         self._gate = Gate(self.path / "lock")
         self._values = Values(self.path / "values")
-        self._writer = Writer(self._commit, f"the memo store {self.path}")
-        self._problems: dict[bytes, str] = {}
-        self._begin()
-        _watch(self)
-
-    def _begin(self) -> None:
+        self._lock = threading.RLock()
         self._index: Index | None = None
         self._closed = False
-        self._lock = threading.RLock()
+        self._grown = 0  # bytes written since the last collection
         self._open()
+        super().__init__(f"the memo store {self.path}")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"
@@ -81,65 +76,14 @@ class FileStore(BaseMemoStore):
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (type(self), str(self.path), self.max_size, self.max_age)
 
-    # -- the contract -------------------------------------------------------------------------------------
-
-    def get(self, key: bytes) -> MemoEntry | None:
-        record = self._writer.find(key) or self._read(lambda index: index.find(key))
-        if record is None:
-            self._problems.pop(key, None)
-            return None
-        try:
-            entry = entry_of(record, self._outcome(record))
-        except UnreadableError as problem:
-            self._note(key, str(problem))
-            return None
-        if self._problems:
-            self._problems.pop(key, None)
-        return entry
-
-    def problem(self, key: bytes) -> str | None:
-        return self._problems.get(key)
-
-    def put(self, entry: MemoEntry) -> None:
-        """See :meth:`MemoStore.put`; also raises :class:`MemoStoreError` when earlier entries could not be
-        written: this one is not taken then, but later ones are, and all are tried again.
-        """
-        self._writer.put(pack(entry, INLINE))
-
-    def nearest(self, task: str, components: Mapping[str, bytes]) -> MemoEntry | None:
-        wanted = components.items()
-        best: tuple[int, bytes] | None = None
-        waiting = [(r.key, r.components) for r in reversed(self._writer.records()) if r.task == task]
-        kept = self._read(lambda index: index.latest(task, NEAR))
-        for key, packed in (*waiting, *kept):
-            shared = sum(item in wanted for item in unpack_components(packed))
-            if best is None or shared > best[0]:
-                best = (shared, key)
-        if best is None:
-            return None
-        record = self._writer.find(best[1]) or self._read(lambda index: index.find(best[1]))
-        return None if record is None else outline_of(record)
-
-    def describe(self, descriptions: Mapping[bytes, str]) -> None:
-        if descriptions:
-            self._writer.describe(descriptions)
-
-    def description(self, digest: bytes) -> str | None:
-        waiting = self._writer.text(digest)
-        return waiting if waiting is not None else self._read(lambda index: index.text(digest))
-
-    def flush(self) -> None:
-        """See :meth:`MemoStore.flush`. Raises :class:`MemoStoreError` when something could not be written; it
-        is kept, and tried again.
-        """
-        self._writer.flush()
-
     def close(self) -> None:
         """See :meth:`MemoStore.close`. Raises :class:`MemoStoreError` when something could not be written; it
         is lost then.
         """
         try:
-            self._writer.close()
+            super().close()
+            if not self._closed and self._grown and (self.max_size, self.max_age) != (None, None):
+                self.gc()
         finally:
             with self._lock:
                 self._closed = True
@@ -147,20 +91,71 @@ class FileStore(BaseMemoStore):
                     self._index.close()
                     self._index = None
 
+    # -- beyond the contract ------------------------------------------------------------------------------
+
+    def remove(self, keys: Iterable[bytes]) -> int:
+        """Remove these entries, and return how many of them there were. Their value files go with the next
+        :meth:`gc`.
+        """
+        self.flush()
+        remaining, count = list(keys), 0
+        while remaining:
+            portion, remaining = remaining[:_SLICE], remaining[_SLICE:]
+            with self._gate:
+                count += self._current().remove(portion)
+        return count
+
+    def gc(self, max_size: str | int | None = None, max_age: str | float | None = None) -> Removed:
+        """Remove the oldest entries until what is left is not larger and not older than this, or than what
+        the store was made with; and what nothing refers to any more: value files, descriptions.
+
+        Others may use the store meanwhile. Returns what was removed.
+        """
+        size = self.max_size if max_size is None else parse_bytes(max_size, "max_size")
+        age = self.max_age if max_age is None else parse_seconds(max_age, "max_age")
+        self.flush()
+        return self._collect(size, age)
+
+    def verify(self) -> list[tuple[bytes, str]]:
+        """Read everything: the keys of all entries that cannot be read, with the reason. A key that is empty
+        stands for the index as a whole.
+        """
+        self.flush()
+        return self._guarded(lambda index: broken_entries(index, self._values))
+
+    def size(self) -> tuple[int, int]:
+        """The number of entries, and the bytes that they take on the disk."""
+        self.flush()
+        files = sum(size for _, size in self._values.files())
+        return self._guarded(lambda index: (index.count(), index.size() + files))
+
     # -- inside -------------------------------------------------------------------------------------------
 
-    def _outcome(self, record: Record) -> bytes:
-        if not record.is_whole():
-            raise UnreadableError(f"the entry of {record.task!r} is damaged: its checksum is another")
-        if record.data is not None:
-            return record.data
-        assert record.digest is not None
-        return self._values.read(record.digest)
+    def _find(self, key: bytes) -> Record | None:
+        return self._guarded(lambda index: index.find(key))
 
-    def _note(self, key: bytes, problem: str) -> None:
-        while len(self._problems) >= _PROBLEMS:
-            self._problems.pop(next(iter(self._problems)), None)
-        self._problems[key] = problem
+    def _content(self, digest: bytes) -> bytes:
+        return self._values.read(digest)
+
+    def _latest(self, task: str) -> list[tuple[bytes, bytes]]:
+        return self._guarded(lambda index: index.latest(task, _NEAR))
+
+    def _text(self, digest: bytes) -> str | None:
+        return self._guarded(lambda index: index.text(digest))
+
+    def _records(self) -> Iterator[Record]:
+        last = -1
+        query = f"SELECT id, {COLUMNS} FROM entries WHERE id > ? ORDER BY id LIMIT ?"
+        while rows := self._guarded(lambda index, last=last: index.all(query, last, _SLICE)):  # type: ignore[misc]
+            yield from (Record(*row[1:]) for row in rows)
+            last = rows[-1][0]
+
+    def _in_child(self) -> None:
+        super()._in_child()
+        _inherited.append(self._index)
+        self._gate.reset()
+        self._lock = threading.RLock()
+        self._index = None
 
     def _open(self) -> Index:
         """The index, opened if it is not. Damage is mended."""
@@ -188,7 +183,17 @@ class FileStore(BaseMemoStore):
             salvage(path, str(error))
             return Index(path, local=local)
 
-    def _read(self, query: Callable[[Index], T]) -> T:
+    def _current(self) -> Index:
+        """The index that the store has now; with the gate held."""
+        with self._lock:
+            index = self._open()
+            if not index.is_current():
+                self._index = None
+                index.close()
+                index = self._open()
+            return index
+
+    def _guarded(self, query: Callable[[Index], T]) -> T:
         for last in (False, False, True):
             index = self._open()
             try:
@@ -213,13 +218,9 @@ class FileStore(BaseMemoStore):
 
     def _commit(self, batch: Batch) -> None:
         """Write a batch, in the writer's thread."""
-        large = [record for record in batch.records.values() if record.digest is not None]
-        prepared = [self._values.prepare(r.digest, r.data) for r in large]  # type: ignore[arg-type]
-        with self._gate:
-            folders = {
-                self._values.install(r.digest, r.data, path)  # type: ignore[arg-type]
-                for r, path in zip(large, prepared, strict=True)
-            }
+        large = {r.digest: r.data for r in batch.records.values() if r.digest and r.data is not None}
+        with self._values.prepared(large) as prepared, self._gate:
+            folders = {self._values.install(digest, large[digest], prepared) for digest in large}
             if folders:
                 sync_folders({*folders, self._values.folder})
             index = self._current()
@@ -230,46 +231,25 @@ class FileStore(BaseMemoStore):
                     raise
                 self._mend(index, error)
                 self._open().write(batch.records.values(), batch.texts)
+        self._grown += batch.size
+        if self.max_size is not None and self._grown > self.max_size / 10:
+            try:
+                self._collect(self.max_size, self.max_age)
+            except MemoStoreError as error:
+                _log.warning("%s", error)  # the batch itself is kept
 
-    def _current(self) -> Index:
-        """The index that the store has now; with the gate held."""
-        with self._lock:
-            index = self._open()
-            if not index.is_current():
-                self._index = None
-                index.close()
-                index = self._open()
-            return index
+    def _collect(self, max_size: int | None, max_age: float | None) -> Removed:
+        self._grown = 0
+        before = None if max_age is None else time.time() - max_age
+        sweep = Sweep(self._gate, self._current, self._values)
+        try:
+            return sweep.collect(max_size, before)
+        except (OSError, sqlite3.Error) as error:
+            raise MemoStoreError(f"the memo store {self.path} cannot be collected: {error}") from error
+
+
+_inherited: list[Index | None] = []  # of the parent: to close one of these connections would disturb it
 
 
 def _reopened(kind: type[FileStore], path: str, max_size: int | None, max_age: float | None) -> FileStore:
     return kind(path, max_size=max_size, max_age=max_age)
-
-
-def _watch(store: FileStore) -> None:
-    if not _hooked:
-        _hooked.append(True)
-        os.register_at_fork(after_in_child=_in_child)
-        atexit.register(_at_exit)
-    _stores.add(store)
-
-
-_hooked: list[bool] = []
-_inherited: list[Any] = []  # connections of the parent: closing one here would disturb it
-
-
-def _in_child() -> None:
-    for store in list(_stores):
-        _inherited.append(store._index)
-        store._gate.reset()
-        store._writer.reset()
-        store._lock = threading.RLock()
-        store._index = None
-
-
-def _at_exit() -> None:
-    for store in list(_stores):
-        try:
-            store.close()
-        except MemoStoreError as error:
-            _log.warning("%s", error)

@@ -8,8 +8,8 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .record import UnreadableError, content_digest
@@ -50,10 +50,22 @@ class Values:
             raise UnreadableError(f"its value file {path} is damaged: its content has another digest")
         return data
 
-    def prepare(self, digest: bytes, data: bytes) -> Path | None:
-        """Write the content under a temporary name, and wait for the disk; None if it is there already."""
-        if self._has(digest, len(data)):
-            return None
+    @contextmanager
+    def prepared(self, contents: Mapping[bytes, bytes]) -> Iterator[dict[bytes, Path]]:
+        """Temporary files of those that are not there, with their content on the disk; removed in the end
+        unless they were installed.
+        """
+        files: dict[bytes, Path] = {}
+        try:
+            for digest, data in contents.items():
+                if not self._has(digest, len(data)):
+                    files[digest] = self._prepare(data)
+            yield files
+        finally:
+            for path in files.values():
+                path.unlink(missing_ok=True)
+
+    def _prepare(self, data: bytes) -> Path:
         path = self._temporary / f"{_machine()}-{os.getpid()}-{next(self._numbers)}"
         try:
             with path.open("xb", buffering=0) as file:
@@ -67,17 +79,18 @@ class Values:
             raise
         return path
 
-    def install(self, digest: bytes, data: bytes, prepared: Path | None) -> Path:
+    def install(self, digest: bytes, data: bytes, prepared: dict[bytes, Path]) -> Path:
         """Give the file its name; with the gate held, so that nobody removes it until its entry is kept.
 
         Returns its folder, which is to be waited for.
         """
         path = self.path(digest)
-        if prepared is None and not self._has(digest, len(data)):  # removed in between
-            prepared = self.prepare(digest, data)
-        if prepared is not None:
+        if digest not in prepared and not self._has(digest, len(data)):  # removed in between
+            prepared[digest] = self._prepare(data)
+        if digest in prepared:
             path.parent.mkdir(exist_ok=True)
-            prepared.replace(path)
+            prepared[digest].replace(path)
+            del prepared[digest]
         return path.parent
 
     def _has(self, digest: bytes, size: int) -> bool:
