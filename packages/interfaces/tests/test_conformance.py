@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 from weft_interfaces import (
+    BaseMemoStore,
     Blocks,
     DirectLauncher,
     NullEventSink,
@@ -17,6 +18,7 @@ from weft_interfaces.memory import (
     InMemoryBlockExecutor,
     InMemoryChannel,
     InMemoryExecutor,
+    InMemoryMemoizer,
     InMemoryMemoStore,
     InMemoryProvider,
     InMemoryStaging,
@@ -39,6 +41,7 @@ from weft_interfaces.testing import (
     ExecutorSuite,
     LauncherSuite,
     MemoHasherSuite,
+    MemoizerSuite,
     MemoStoreSuite,
     PoolSuite,
     ProviderSuite,
@@ -170,6 +173,25 @@ class TestPickleMemoHasher(MemoHasherSuite):
 class TestInMemoryMemoStore(MemoStoreSuite):
     def make_store(self):
         return InMemoryMemoStore()
+
+
+class OutOfOrder(BaseMemoStore):
+    def get(self, key):
+        raise OSError("no such disk")
+
+    def put(self, entry):
+        raise OSError("no such disk")
+
+
+class TestInMemoryMemoizer(MemoizerSuite):
+    def make_memoizer(self):
+        return InMemoryMemoizer()
+
+    def make_broken(self):
+        return InMemoryMemoizer(OutOfOrder())
+
+    def reopen(self, memoizer):
+        return InMemoryMemoizer(memoizer.store)
 
 
 class TestContainerResolver(DependencyResolverSuite):

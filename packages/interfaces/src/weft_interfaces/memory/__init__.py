@@ -18,6 +18,7 @@ from .execution import run_call
 from .executor import InMemoryExecutor
 from .hasher import PickleMemoHasher
 from .manual import ManualExecutor
+from .memoizer import InMemoryMemoizer
 from .policy import ContainerResolver, NeverRetry, RetryTimes, SimpleScaling
 from .provider import InMemoryProvider, Program, ProgramEnd
 from .staging import InMemoryStaging
@@ -30,6 +31,7 @@ __all__ = [
     "InMemoryChannel",
     "InMemoryExecutor",
     "InMemoryMemoStore",
+    "InMemoryMemoizer",
     "InMemoryProvider",
     "InMemoryStaging",
     "Invocation",

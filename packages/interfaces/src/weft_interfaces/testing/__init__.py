@@ -28,6 +28,7 @@ from .event import EventSinkSuite
 from .executor import NESTING, ORDER, PICKLING, PROCESSES, ExecutorSuite
 from .launcher import LauncherSuite
 from .memo import MemoHasherSuite, MemoStoreSuite
+from .memoizer import MemoizerSuite
 from .policy import DependencyResolverSuite, RetryPolicySuite, ScalingPolicySuite
 from .pool import PoolSuite
 from .provider import ProviderSuite
@@ -47,6 +48,7 @@ __all__ = [
     "LauncherSuite",
     "MemoHasherSuite",
     "MemoStoreSuite",
+    "MemoizerSuite",
     "PoolSuite",
     "ProviderSuite",
     "RetryPolicySuite",
