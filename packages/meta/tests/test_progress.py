@@ -83,3 +83,8 @@ def test_the_line_names_what_is_not_done() -> None:
         "4 of 28 tasks done, 5 failed, 6 not run because another failed, 7 cancelled, 1 waiting, "
         "2 with an executor, 3 joining, 8 retries"
     )
+
+
+def test_the_line_says_how_many_were_remembered() -> None:
+    counts = Counts(0, 0, 0, done=4, failed=1, dependency_failed=0, cancelled=0, retries=0, memo_hits=3)
+    assert summary(counts) == "4 of 5 tasks done, 3 remembered, 1 failed"

@@ -96,7 +96,8 @@ class Future(concurrent.futures.Future[T]):
     called from any thread.
 
     ``task_id`` is unique in its run; ``task_name`` is the name of the task's function unless another was
-    given.
+    given. ``memo_hit``: it is done and did not run: its value or error was remembered, or an equal task gave
+    it.
     """
 
     __slots__ = (
@@ -107,6 +108,7 @@ class Future(concurrent.futures.Future[T]):
         "_result",
         "_state",
         "_task",
+        "memo_hit",
         "task_id",
         "task_name",
     )
@@ -115,6 +117,7 @@ class Future(concurrent.futures.Future[T]):
         # Not the base's __init__: it would make the condition.
         self.task_id = task_id
         self.task_name = task_name
+        self.memo_hit = False
         self._state = PENDING
         self._result: Any = None
         self._exception: BaseException | None = None

@@ -31,6 +31,7 @@ from ._interfaces import (
     HotLock,
     InternalError,
     LostError,
+    Memoizer,
     Outcome,
     RetryDecision,
     RetryPolicy,
@@ -54,6 +55,7 @@ from .dependencies import (
 from .failure import dependency_error, lost_error, safe_repr
 from .future import Future, Waiter, tell
 from .journal import Journal
+from .memo import Memory
 from .patience import wait_in_pieces
 from .retry import BackoffRetryPolicy
 from .router import Router
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
 __all__ = ["Counts", "Kernel"]
 
 NO_KWARGS: Mapping[str, Any] = {}
+_LOOKING_UP = 0.01  # seconds: ready tasks are not held back for longer while others are looked up
 _GATHER = TaskSpec(function=lambda: None, options=CallOptions(name="gather"))
 
 PENDING, LAUNCHED, JOINING = TaskState.PENDING, TaskState.LAUNCHED, TaskState.JOINING
@@ -76,7 +79,11 @@ CANCELLED = TaskState.CANCELLED
 
 
 class Counts(NamedTuple):
-    """How many tasks are where. ``retries`` counts tries beyond the first."""
+    """How many tasks are where.
+
+    ``retries`` counts tries beyond the first, ``memo_hits`` those of the done and failed ones that did not
+    run because what they give was remembered, or an equal task gave it.
+    """
 
     pending: int
     launched: int
@@ -86,6 +93,7 @@ class Counts(NamedTuple):
     dependency_failed: int
     cancelled: int
     retries: int
+    memo_hits: int = 0
 
     @property
     def active(self) -> int:
@@ -112,6 +120,7 @@ class Kernel:
     it.
     retries: failed tries that are forgiven each task, unless it says otherwise.
     retry_policy, resolver, scaling_policy: see the contracts; sensible ones are the default.
+    memoizer: remembers what calls gave; closed with the kernel.
     sinks: take the run's events.
 
     ``start`` before use and ``close`` afterwards, or use it as a context manager: leaving it waits for what
@@ -129,6 +138,7 @@ class Kernel:
         retry_policy: RetryPolicy | None = None,
         resolver: DependencyResolver = DEEP,
         scaling_policy: ScalingPolicy | None = None,
+        memoizer: Memoizer | None = None,
         sinks: Sequence[EventSink] = (),
     ) -> None:
         self.run_id = run_id or uuid.uuid4().hex[:12]
@@ -145,6 +155,7 @@ class Kernel:
         self._timer = Timer(f"weft-timer-{self.run_id}")
         self._journal = Journal(sinks, self.run_id)
         self._scaler = self._make_scaler(scaling_policy)
+        self._memory = None if memoizer is None else Memory(memoizer)
 
         self._ids = itertools.count()
         self._lock = HotLock()
@@ -152,7 +163,7 @@ class Kernel:
         self._ending = threading.RLock()
         self._tasks: dict[int, Task] = {}  # the unfinished ones, by the call id of their present try
         self._numbers = [0] * len(TaskState)
-        self._retried = 0
+        self._retried = self._memo_hits = 0
         self._phase = "new"
         self._reporting = threading.local()
         self._no_kwargs: Mapping[str, Any] = {}  # this run's own: it tells its calls from those of others
@@ -193,6 +204,7 @@ class Kernel:
                 self._phase = "closed"
             for executor in reversed(started):
                 _shut_down(executor, 10.0)
+            self._close_memory(10.0)
             raise
         self._journal.start()
         self._journal.note("run.started", {"executors": list(self.executors)})
@@ -209,13 +221,17 @@ class Kernel:
         self._refuse_to_wait_for_itself()
         deadline = time.monotonic() + timeout
         with self._lock:
-            if self._phase in ("new", "closed"):
-                self._phase = "closed"
+            if self._phase == "closed":
                 return []
-            if cancel:
+            began = self._phase != "new"
+            if not began:
+                self._phase = "closed"
+            elif cancel:
                 self._phase = "cancelling"
             elif self._phase == "open":
                 self._phase = "draining"
+        if not began:
+            return self._close_memory(timeout)
         if cancel:
             self.cancel_all(begun=True)
         else:
@@ -282,7 +298,7 @@ class Kernel:
         future = task.future
         futures = self._futures_in(args, kwargs)
         try:
-            if futures:
+            if futures or (self._memory is not None and self._memory.options(spec) is not None):
                 self._admit(task, PENDING)
                 with _Report(self) as report:
                     self._wait_for(task, futures, report)
@@ -394,6 +410,8 @@ class Kernel:
 
     def _dependency_done(self, task: Task, future: Any, report: _Report) -> None:
         """A future that the task waits for is done; None for the one more of ``_wait_for``."""
+        if task.memo is not None and self._leader_done(task, future, report):
+            return
         error = None if future is None else error_of(future)
         with self._lock:
             if task.state is not PENDING and task.state is not JOINING:
@@ -447,6 +465,7 @@ class Kernel:
                 error = failure
         if error is not None:
             state = CANCELLED if isinstance(error, CancelledError) else FAILED
+        self._remember(task, value, error)
         self._finish(task, state, value, error, report)
 
     # -- launching ------------------------------------------------------------------------------------------
@@ -454,6 +473,7 @@ class Kernel:
     def _launch(self, tasks: Iterable[Task], report: _Report) -> None:
         """Hand tasks whose dependencies are done to executors, in one batch for each."""
         batches: dict[Executor, list[Task]] = {}
+        began = None if self._memory is None else time.monotonic()
         for task in tasks:
             executor = self._prepare(task, report)
             if executor is None:
@@ -463,6 +483,12 @@ class Kernel:
                     continue
                 self._move(task, LAUNCHED)
             batches.setdefault(executor, []).append(task)
+            if began is not None and time.monotonic() - began > _LOOKING_UP:
+                self._hand_over_all(batches, report)
+                batches, began = {}, time.monotonic()
+        self._hand_over_all(batches, report)
+
+    def _hand_over_all(self, batches: Mapping[Executor, Sequence[Task]], report: _Report) -> None:
         for executor, batch in batches.items():
             error = self._hand_over(executor, batch)
             if error is not None:
@@ -470,18 +496,94 @@ class Kernel:
                     self._try_failed(task, error, report)
 
     def _prepare(self, task: Task, report: _Report) -> Executor | None:
-        """Put values in the place of futures and choose an executor. If that fails, the task has failed."""
+        """Put values in the place of futures and choose an executor; None if the task needs none: it is
+        finished, or waits for an equal one.
+        """
         try:
-            if (
-                task.call_id == task.id
-            ):  # in the first try; a retry has values, which may hold futures themselves
+            # Once: a task that was prepared before has values, which may hold futures themselves.
+            if task.call_id == task.id and task.memo is None:
                 task.args = tuple([self._value(value) for value in task.args])
                 if task.kwargs:
                     task.kwargs = {name: self._value(value) for name, value in task.kwargs.items()}
+            if self._memory is not None and not self._must_run(self._memory, task, report):
+                return None
             return self._router.route(task.spec).choose()
         except Exception as error:  # noqa: BLE001  an argument that cannot be rebuilt, for one
             self._finish(task, FAILED, None, error, report)
             return None
+
+    def _drop(self, tasks: Iterable[Task]) -> None:
+        """Cancel those whose launch was interrupted, as by Ctrl-C: nobody else would ever go on with them."""
+        with _Report(self) as report:
+            for task in tasks:
+                leader = self._follows(task)
+                if task.state is PENDING and (leader is None or task not in leader.subscribers()):
+                    self._finish(task, CANCELLED, None, CancelledError(f"{task} was cancelled"), report)
+
+    # -- equal calls ----------------------------------------------------------------------------------------
+
+    def _must_run(self, memory: Memory, task: Task, report: _Report) -> bool:
+        """Whether a task whose arguments are values needs an executor. Raises what identifying it raises."""
+        lookup = task.memo
+        if lookup is None:
+            options = memory.options(task.spec)
+            if options is None:
+                return True
+            task.memo = lookup = memory.identify(task, options)
+        elif lookup.leader is task.future:
+            return True  # a retry: it leads since its first try
+        with self._lock:
+            if task.state is not PENDING:
+                return False
+            leader = memory.lead(task, lookup)
+        if leader is not task.future:
+            self._follow(task, leader, report)
+            return False
+        entry = memory.recall(task, lookup)
+        if entry is None:
+            return True
+        state = DONE if entry.error is None else FAILED
+        self._finish(task, state, entry.value, entry.error, report, memo_hit=True)
+        return False
+
+    def _follow(self, task: Task, leader: Future[Any], report: _Report) -> None:
+        """Have the task, which stays pending, told when an equal one is done."""
+        leading = leader._task
+        if not leader.subscribe(task):
+            self._leader_done(task, leader, report)
+        elif leading is not None and (cycle := find_cycle(task, {leading})):  # see _join
+            self._finish(task, FAILED, None, cycle_error(cycle), report)
+
+    @staticmethod
+    def _follows(task: Task) -> Future[Any] | None:
+        """The future of the equal task that a task waits for."""
+        lookup = task.memo
+        return None if lookup is None or lookup.leader is task.future else lookup.leader
+
+    def _leader_done(self, task: Task, future: Any, report: _Report) -> bool:
+        """Take over what an equal task gave; if that was cancelled, look up again. False if the future is not
+        that of an equal one.
+        """
+        lookup = task.memo
+        if lookup is None or lookup.leader is None or future is not lookup.leader:
+            return False
+        if task.state is not PENDING:
+            return True
+        if future.cancelled():
+            lookup.leader = None
+            report.ready.append(task)
+        else:
+            cast("Memory", self._memory).share(task, lookup, future.task_id)
+            error = error_of(future)
+            state = DONE if error is None else FAILED
+            self._finish(task, state, future._result, error, report, memo_hit=True)
+        return True
+
+    def _remember(self, task: Task, value: Any, error: BaseException | None) -> None:
+        """Before the task is finished, so that no equal call runs in between."""
+        lookup = task.memo
+        if lookup is not None and self._memory is not None:
+            self._memory.remember(lookup, value, error)
 
     def _hand_over(self, executor: Executor, tasks: Sequence[Task]) -> Exception | None:
         """Submit launched tasks. Returns what the executor raised: then it has none of them."""
@@ -529,10 +631,12 @@ class Kernel:
                 if task is None or task.state is not LAUNCHED:
                     continue
                 if error is not None or task.cancelling:
-                    self._try_failed(task, error or CancelledError(), report)
+                    self._try_failed(task, error or CancelledError(), report, ran=True)
                 elif task.spec.join or (type(value) not in ATOMS and is_future(value)):
                     self._begin_join(task, value, report)
                 else:
+                    if task.memo is not None:
+                        self._remember(task, value, None)
                     self._finish(task, DONE, value, None, report)
 
     def _finish(
@@ -543,22 +647,27 @@ class Kernel:
         error: BaseException | None,
         report: _Report,
         unless: TaskState | None = None,
+        memo_hit: bool = False,
     ) -> bool:
         """Complete the task's future, once; False if something else did, or in the state ``unless``."""
         with self._lock:
             if task.state in FINAL or task.state is unless:
                 return False
             self._move(task, state)
+            if task.memo is not None:
+                cast("Memory", self._memory).leave(task)
+                self._memo_hits += memo_hit
         report.finished.append(task.call_id)
         future = task.future
+        if memo_hit:
+            future.memo_hit = True
         task.args, task.kwargs, task.waits_for, task.tries = (), NO_KWARGS, None, None
         subscribers = future.finish(value, error)
         if subscribers:
             report.told.append((future, subscribers))
         if self._journal.active:
-            self._journal.note(
-                f"task.{state.name.lower()}", {"task": task.id, "error": error and safe_repr(error)}
-            )
+            data = {"task": task.id, "error": error and safe_repr(error), "memo_hit": memo_hit}
+            self._journal.note(f"task.{state.name.lower()}", data)
         return True
 
     def _move(self, task: Task, state: TaskState) -> None:
@@ -568,7 +677,8 @@ class Kernel:
 
     # -- tries ----------------------------------------------------------------------------------------------
 
-    def _try_failed(self, task: Task, error: BaseException, report: _Report) -> None:
+    def _try_failed(self, task: Task, error: BaseException, report: _Report, ran: bool = False) -> None:
+        """A try ended with an error: the call's if it ``ran``, else its executor's, which did not take it."""
         if task.cancelling or isinstance(error, CancelledError):
             said_why = isinstance(error, CancelledError) and error.args
             cancelled = error if said_why else CancelledError(f"{task} was cancelled")
@@ -583,6 +693,8 @@ class Kernel:
             error = lost_error(error, tries.certificates)
         decision = self._decide(task, tries, error)
         if not decision.retry:
+            if ran:
+                self._remember(task, None, error)
             self._finish(task, FAILED, None, error, report)
         elif self._set_retrying(task, call_id, decision):
             if decision.delay > 0:
@@ -732,7 +844,9 @@ class Kernel:
 
     def awaited_by(self, task: Task) -> Sequence[Any]:
         """The futures that a task waits for."""
-        awaited = task.waits_for
+        leader, awaited = self._follows(task), task.waits_for
+        if leader is not None:
+            return (leader,)
         if type(awaited) is Waiter:
             return (awaited.future,)
         try:
@@ -747,9 +861,9 @@ class Kernel:
     def counts(self) -> Counts:
         """How many tasks are where, now."""
         with self._lock:
-            numbers, retried = list(self._numbers), self._retried
+            numbers, others = list(self._numbers), (self._retried, self._memo_hits)
         numbers[PENDING] += numbers.pop(RETRYING)
-        return Counts._make([*numbers, retried])
+        return Counts._make([*numbers, *others])
 
     def unfinished(self, limit: int = 10) -> list[str]:
         """What is waited for, in words: at most ``limit`` lines, those that have begun first."""
@@ -764,6 +878,9 @@ class Kernel:
         if task.state is LAUNCHED and task.executor is not None:
             state = "runs on" if task.call_id in running else "waits for a worker of"
             return f"{state} {task.executor.label!r}"
+        leader = self._follows(task)
+        if leader is not None:
+            return f"waits for an equal call, task {leader.task_id}"
         return {
             PENDING: f"waits for {task.missing} futures",
             JOINING: f"waits for {task.missing} futures that it returned",
@@ -790,7 +907,11 @@ class Kernel:
             # what did not.
             leftovers += self._scaler.close(max(1.0, deadline - time.monotonic()))
         self._timer.close()
-        return leftovers
+        # After the last outcome: what was done is remembered, however the run ends.
+        return leftovers + self._close_memory(max(1.0, deadline - time.monotonic()))
+
+    def _close_memory(self, timeout: float) -> list[str]:
+        return [] if self._memory is None else self._memory.close(timeout)
 
     def _abandon(self) -> None:
         """Every future completes: also those that an executor which broke its promise never reported."""
@@ -841,7 +962,11 @@ class _Report:
                 self._tell()
             while self.ready:
                 ready, self.ready = self.ready, []
-                kernel._launch(ready, self)
+                try:
+                    kernel._launch(ready, self)
+                except BaseException:
+                    kernel._drop(ready)
+                    raise
                 if self.told:
                     self._tell()
         finally:

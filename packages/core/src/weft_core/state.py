@@ -10,6 +10,7 @@
                   │                   ├──> RETRYING ── after its delay ──────────┘
                   │                   └──> FAILED
                   ├──> DEPENDENCY_FAILED
+                  ├──> DONE, FAILED       (remembered, or given by an equal task)
                   └──> FAILED             (it could not be handed to any executor)
 
     gather ──> JOINING          CANCELLED from every state that is not final
@@ -44,7 +45,8 @@ TRANSITIONS: dict[TaskState, dict[TaskState, str]] = {
         _S.LAUNCHED: "all its dependencies are done: an executor has it",
         _S.JOINING: "it gathers futures, which is no work for an executor",
         _S.DEPENDENCY_FAILED: "one of its dependencies failed or was cancelled",
-        _S.FAILED: "it could not be handed to any executor",
+        _S.DONE: "its value was remembered, or an equal task gave it",
+        _S.FAILED: "it could not be handed to any executor; or its error was remembered, or an equal task's",
         _S.CANCELLED: "cancelled before it was launched",
     },
     _S.LAUNCHED: {

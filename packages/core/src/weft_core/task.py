@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from ._interfaces import CallOptions, DeathCertificate, Executor
+from ._interfaces import CallOptions, DeathCertificate, Executor, MemoOptions
 from .future import Future, Owner
 from .state import TaskState, check
+
+if TYPE_CHECKING:
+    from .memo import Lookup
 
 __all__ = ["Task", "TaskSpec", "Tries"]
 
@@ -21,6 +24,7 @@ class TaskSpec:
     retries: failed tries that are forgiven; None for what the run says.
     join: the function runs in this process and its value may hold futures, at any depth; the task is done
     when they are. In ``options``, ``{id}`` and ``{name}`` in stdout, stderr and cwd stand for the task's.
+    memo: how its calls are remembered, where the run has a memoizer; False: never; None: as that says.
     """
 
     function: Callable[..., Any]
@@ -28,6 +32,7 @@ class TaskSpec:
     executors: tuple[str, ...] | None = None
     retries: int | None = None
     join: bool = False
+    memo: MemoOptions | Literal[False] | None = None
 
 
 class Tries:
@@ -45,7 +50,7 @@ class Task:
     """One task, from submission to its future's completion.
 
     ``call_id`` names its present try and is the task's id in the first. ``missing`` counts the futures that
-    it waits for.
+    it waits for. ``memo`` is there once its call was identified, until it is finished.
     """
 
     __slots__ = (
@@ -56,6 +61,7 @@ class Task:
         "future",
         "id",
         "kwargs",
+        "memo",
         "missing",
         "owner",
         "spec",
@@ -78,6 +84,7 @@ class Task:
         self.executor: Executor | None = None
         self.cancelling = False
         self.tries: Tries | None = None
+        self.memo: Lookup | None = None
         self.future: Future[Any] = Future(task_id, spec.options.name)
         self.future._task = self
 

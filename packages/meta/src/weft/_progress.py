@@ -24,9 +24,10 @@ _FIRST_LINE, _LINE_INTERVAL = 2.0, 10.0
 
 
 def summary(counts: Counts) -> str:
-    """``"98 of 100 tasks done, 2 failed"``."""
+    """``"98 of 100 tasks done, 40 remembered, 2 failed"``."""
     parts = [f"{counts.done} of {counts.total} tasks done"]
     others = {
+        "remembered": counts.memo_hits,
         "failed": counts.failed,
         "not run because another failed": counts.dependency_failed,
         "cancelled": counts.cancelled,

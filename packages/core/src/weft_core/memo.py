@@ -1,0 +1,172 @@
+"""Equal calls: those in flight, and what a memoizer remembers of earlier ones.
+
+::
+
+    ready ──> identify ──┬─ one is in flight: follow it ──> its value or error; if it was cancelled, again
+                         └─ lead ──> recall ──┬─ remembered: done, without an executor
+                                              └─ launched ──> remember ──> followers are told
+
+A task leads from before the store is asked until it is finished, its retries included, and what it gave is
+remembered before that: there is no gap in which an equal call would run again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any
+
+from ._interfaces import (
+    DependencyError,
+    InputError,
+    InternalError,
+    LostError,
+    MemoCall,
+    MemoEntry,
+    MemoOptions,
+    Shared,
+    TaskExitError,
+    TaskTimeoutError,
+    TransientError,
+)
+from .dependencies import unshare
+from .failure import safe_repr
+
+if TYPE_CHECKING:
+    from ._interfaces import Memoizer
+    from .future import Future
+    from .task import Task, TaskSpec
+
+__all__ = ["Lookup", "Memory"]
+
+_log = logging.getLogger("weft")
+_DEFAULT = MemoOptions()
+
+# What says nothing about what the function does with these arguments: the place where it ran may be to blame,
+# or the way it was called, or what it needed. Another time all this may go well.
+_NOT_ITS_OWN = (
+    CancelledError,
+    DependencyError,
+    InputError,
+    InternalError,
+    LostError,
+    MemoryError,
+    TaskExitError,
+    TaskTimeoutError,
+    TransientError,
+)
+
+
+class Lookup:
+    """A task's call, as the memoizer knows it.
+
+    leader: the future of the equal task that it follows, its own if it leads, None if neither.
+    """
+
+    __slots__ = ("call", "errors", "leader")
+
+    def __init__(self, call: MemoCall, errors: bool) -> None:
+        self.call = call
+        self.errors = errors
+        self.leader: Future[Any] | None = None
+
+
+class Memory:
+    """Asks a memoizer, which may raise anything, and keeps who leads.
+
+    ``lead`` and ``leave`` are called with the kernel's lock held, all else without it.
+    """
+
+    def __init__(self, memoizer: Memoizer) -> None:
+        self._memoizer = memoizer
+        self._every = memoizer.every
+        self._leaders: dict[bytes, Task] = {}
+        self._said: set[str] = set()
+        self._closing: threading.Thread | None = None
+        self._problem: str | None = None
+
+    def options(self, spec: TaskSpec) -> MemoOptions | None:
+        """How calls of a task are remembered; None if they are not."""
+        if spec.memo is None:
+            return _DEFAULT if self._every else None
+        return spec.memo or None
+
+    def identify(self, task: Task, options: MemoOptions) -> Lookup:
+        """The call of a task whose arguments are values. Raises what the memoizer raises."""
+        args, kwargs = task.args, task.kwargs
+        if Shared.used:
+            args = tuple([unshare(value) for value in args])
+            kwargs = {name: unshare(value) for name, value in kwargs.items()}
+        call: Any = self._memoizer.identify(task.spec.function, args, kwargs, options)
+        if not isinstance(call, MemoCall) or not isinstance(call.key, bytes):
+            raise TypeError(f"a memoizer must identify a call as a MemoCall, not {safe_repr(call)}")
+        return Lookup(call, options.errors)
+
+    def lead(self, task: Task, lookup: Lookup) -> Future[Any]:
+        """The future of the task that leads the equal ones: this task's own, if none did."""
+        lookup.leader = self._leaders.setdefault(lookup.call.key, task).future
+        return lookup.leader
+
+    def leave(self, task: Task) -> None:
+        """The task is finished: it leads no more."""
+        lookup, task.memo = task.memo, None
+        if lookup is not None and self._leaders.get(lookup.call.key) is task:
+            del self._leaders[lookup.call.key]
+
+    def recall(self, task: Task, lookup: Lookup) -> MemoEntry | None:
+        """What an earlier equal call gave; a memoizer that breaks has nothing."""
+        try:
+            entry = self._memoizer.recall(lookup.call, task.id)
+            if entry is None or (entry.error is not None and not lookup.errors):
+                return None
+            if not isinstance(entry, MemoEntry):
+                raise TypeError(f"a memoizer must recall a MemoEntry, not {safe_repr(entry)}")
+        except Exception:  # noqa: BLE001  whatever a memoizer raises is a miss
+            self._say("recall")
+            return None
+        return entry
+
+    def share(self, task: Task, lookup: Lookup, leader_id: int) -> None:
+        """Note that a task got what another gave."""
+        try:
+            if self._closing is None:
+                self._memoizer.share(lookup.call, task.id, leader_id)
+        except Exception:  # noqa: BLE001  a note that is lost must not cost the task
+            self._say("share")
+
+    def remember(self, lookup: Lookup, value: Any, error: BaseException | None) -> None:
+        """Keep what a call gave, if it is to be kept."""
+        if error is not None and not (lookup.errors and _is_its_own(error)):
+            return
+        try:
+            if self._closing is None:
+                self._memoizer.remember(lookup.call, value, error)
+        except Exception:  # noqa: BLE001  what is not remembered is computed again
+            self._say("remember")
+
+    def close(self, timeout: float) -> list[str]:
+        """Have the memoizer keep what it was given. Returns what is left after ``timeout`` seconds."""
+        if self._closing is None:
+            self._closing = threading.Thread(target=self._close, name="weft-memo-close", daemon=True)
+            self._closing.start()
+        self._closing.join(timeout)
+        if self._closing.is_alive():
+            return [f"the memoizer still writes what it remembers after {timeout:.0f} s"]
+        return [] if self._problem is None else [self._problem]
+
+    def _close(self) -> None:
+        try:
+            self._memoizer.close()
+        except BaseException as error:  # noqa: BLE001  it is said in words
+            self._problem = f"the memoizer: its close raised {safe_repr(error)}"
+
+    def _say(self, method: str) -> None:
+        if method not in self._said:
+            self._said.add(method)
+            _log.exception("the memoizer's %s raised, which it must not; said once", method)
+
+
+def _is_its_own(error: BaseException) -> bool:
+    """Whether an error is what the function itself raised, and would raise again."""
+    return isinstance(error, Exception) and not isinstance(error, _NOT_ITS_OWN)
