@@ -73,9 +73,13 @@ class MemoStore(Protocol):
         then.
         """
 
-    def nearest(self, task: str, components: Mapping[str, bytes]) -> MemoEntry | None:
+    def nearest(
+        self, task: str, components: Mapping[str, bytes], before: float | None = None
+    ) -> MemoEntry | None:
         """The entry of the same task that shares most components, the latest of these; None if the task has
         none. Its value is left out (None), so that nothing large is read for an explanation.
+
+        before: only those whose ``time`` is earlier, so that what a run explains is not what it put itself.
         """
 
     def describe(self, descriptions: Mapping[bytes, str]) -> None:
@@ -97,7 +101,9 @@ class MemoStore(Protocol):
 class BaseMemoStore:
     """A store that explains nothing and holds nothing back."""
 
-    def nearest(self, task: str, components: Mapping[str, bytes]) -> MemoEntry | None:
+    def nearest(
+        self, task: str, components: Mapping[str, bytes], before: float | None = None
+    ) -> MemoEntry | None:
         """None is known."""
         return None
 

@@ -34,9 +34,15 @@ class InMemoryMemoStore(BaseMemoStore):
             self._entries.pop(entry.key, None)  # so that the latest put is last
             self._entries[entry.key] = replace(entry, value=data, error=None)
 
-    def nearest(self, task: str, components: Mapping[str, bytes]) -> MemoEntry | None:
+    def nearest(
+        self, task: str, components: Mapping[str, bytes], before: float | None = None
+    ) -> MemoEntry | None:
         with self._lock:
-            entries = [entry for entry in reversed(self._entries.values()) if entry.task == task]
+            entries = [
+                entry
+                for entry in reversed(self._entries.values())
+                if entry.task == task and (before is None or entry.time < before)
+            ]
         best = max(
             entries, key=lambda entry: len(entry.components.items() & components.items()), default=None
         )
