@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from .errors import UnknownTypeError
     from .hasher import Hasher, digest, digest_argument
     from .identity import FunctionIdentity, identify_class, identify_function
+    from .memo import Memo, open_store
+    from .memoizer import ContentMemoizer
     from .registry import id_for_memo
     from .store import FileStore
 
 __all__ = [
+    "ContentMemoizer",
     "FileStore",
     "FunctionIdentity",
     "Hasher",
+    "Memo",
     "UnknownTypeError",
     "__version__",
     "bind_arguments",
@@ -29,10 +33,13 @@ __all__ = [
     "id_for_memo",
     "identify_class",
     "identify_function",
+    "open_store",
     "unknown_parameters",
 ]
 
 _NAMES = {
+    "memo": "Memo open_store",
+    "memoizer": "ContentMemoizer",
     "binding": "bind_arguments unknown_parameters",
     "errors": "UnknownTypeError",
     "hasher": "Hasher digest digest_argument",

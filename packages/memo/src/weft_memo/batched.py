@@ -48,7 +48,7 @@ class BatchedStore(BaseMemoStore):
         """What was kept by digest. Raises :class:`UnreadableError`."""
 
     @abstractmethod
-    def _latest(self, task: str) -> Iterable[tuple[bytes, bytes]]:
+    def _latest(self, task: str, before: float | None) -> Iterable[tuple[bytes, bytes]]:
         """Keys and packed components of the task's entries, the latest first; not of too many."""
 
     @abstractmethod
@@ -85,11 +85,17 @@ class BatchedStore(BaseMemoStore):
         """
         self._writer.put(pack(entry, INLINE))
 
-    def nearest(self, task: str, components: Mapping[str, bytes]) -> MemoEntry | None:
+    def nearest(
+        self, task: str, components: Mapping[str, bytes], before: float | None = None
+    ) -> MemoEntry | None:
         wanted = components.items()
         best: tuple[int, bytes] | None = None
-        waiting = [(r.key, r.components) for r in reversed(self._writer.records()) if r.task == task]
-        for entries in (waiting, self._latest(task)):
+        waiting = [
+            (r.key, r.components)
+            for r in reversed(self._writer.records())
+            if r.task == task and (before is None or r.time < before)
+        ]
+        for entries in (waiting, self._latest(task, before)):
             for key, packed in entries:
                 shared = sum(item in wanted for item in unpack_components(packed))
                 if best is None or shared > best[0]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import threading
@@ -125,10 +126,13 @@ class Index:
         row = self.one(f"SELECT {COLUMNS} FROM entries WHERE key = ?", key)
         return None if row is None else Record(*row)
 
-    def latest(self, task: str, count: int) -> list[tuple[bytes, bytes]]:
+    def latest(self, task: str, before: float | None, count: int) -> list[tuple[bytes, bytes]]:
         """Keys and packed components of the latest entries of a task, the latest first."""
-        query = "SELECT key, components FROM entries WHERE task = ? ORDER BY time DESC, id DESC LIMIT ?"
-        return self.all(query, task, count)
+        query = (
+            "SELECT key, components FROM entries WHERE task = ? AND time < ? "
+            "ORDER BY time DESC, id DESC LIMIT ?"
+        )
+        return self.all(query, task, math.inf if before is None else before, count)
 
     def write(self, records: Iterable[Record], texts: Mapping[bytes, str]) -> None:
         """Keep these, in one transaction. The data of a record with a digest is in a file."""

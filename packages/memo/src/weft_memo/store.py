@@ -137,8 +137,8 @@ class FileStore(BatchedStore):
     def _content(self, digest: bytes) -> bytes:
         return self._values.read(digest)
 
-    def _latest(self, task: str) -> list[tuple[bytes, bytes]]:
-        return self._guarded(lambda index: index.latest(task, _NEAR))
+    def _latest(self, task: str, before: float | None) -> list[tuple[bytes, bytes]]:
+        return self._guarded(lambda index: index.latest(task, before, _NEAR))
 
     def _text(self, digest: bytes) -> str | None:
         return self._guarded(lambda index: index.text(digest))

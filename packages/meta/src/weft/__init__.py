@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         WeftError,
         WorkerLostError,
     )
+    from weft_memo import Memo
     from weft_provider_local import LocalProvider
 
     from ._config import Config
@@ -95,6 +96,7 @@ __all__ = [
     "LocalProvider",
     "LostError",
     "ManagerLostError",
+    "Memo",
     "MemoStoreError",
     "MissingPluginError",
     "ProcessExecutor",
@@ -145,6 +147,7 @@ _PLACES = {
     "weft_core": ("BackoffRetryPolicy", "Counts", "Future"),
     "weft_executor_htex": ("HighThroughputExecutor",),
     "weft_executor_local": ("ProcessExecutor", "ThreadExecutor"),
+    "weft_memo": ("Memo",),
     "weft_provider_local": ("LocalProvider",),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}

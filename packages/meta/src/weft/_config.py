@@ -22,6 +22,7 @@ from weft_interfaces import (
     parse_count,
     parse_seconds,
 )
+from weft_memo import Memo
 
 from ._hint import did_you_mean
 from ._schema import Problems, convert, parameters
@@ -72,6 +73,8 @@ class Config:
     shutdown_timeout: seconds, or text such as ``"1 min"``: how long a run that was interrupted, or left by an
     exception, waits for what has begun.
     scaling_policy: decides how many blocks executors get. sinks: take the run's events.
+    memo: which calls are remembered, and where: by default those of tasks that ask for it, in the folder
+    ``weft-memo.db``; False remembers none.
 
     Raises one :class:`ConfigError` that names every setting that is wrong.
     """
@@ -86,6 +89,7 @@ class Config:
     shutdown_timeout: float | str = 30.0
     scaling_policy: ScalingPolicy | None = None
     sinks: Sequence[EventSink] = ()
+    memo: Memo | Literal[False] = Memo()
 
     def make_executors(self) -> list[Executor]:
         """The executors of one run: those that are objects themselves, the others made anew."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
 
     from weft_core import TaskSpec
-    from weft_interfaces import Resources
+    from weft_interfaces import MemoOptions, Resources
 
 __all__ = ["TaskOptions", "check_options", "make_spec"]
 
@@ -25,6 +25,12 @@ class TaskOptions(TypedDict, total=False):
     stdout, stderr: files that its output is appended to. cwd: the directory that it runs in, made if missing.
     In these three ``{id}`` and ``{name}`` stand for the task's.
     name: for messages; the function's name unless said.
+    memo: whether equal calls are remembered: True, or what of the function counts for that, ``"deep"``,
+    ``"body"`` or ``"name"`` (see :class:`weft.Memo`); False never. What the run says unless said; True where
+    one of the next three is given.
+    version: a text that counts too; without a policy it counts instead of the function's code, with its name.
+    ignore_for_memo: names of parameters that do not count. memo_errors: whether what the function raises is
+    remembered too.
     """
 
     cpus: float | None
@@ -42,9 +48,14 @@ class TaskOptions(TypedDict, total=False):
     stderr: str | os.PathLike[str] | None
     cwd: str | os.PathLike[str] | None
     name: str | None
+    memo: bool | Literal["deep", "body", "name"] | None
+    version: str | None
+    ignore_for_memo: Sequence[str] | None
+    memo_errors: bool | None
 
 
 NAMES = tuple(TaskOptions.__annotations__)
+_POLICIES = ("deep", "body", "name")
 _RESOURCES = ("cpus", "memory", "gpus", "nodes", "ranks", "walltime")
 
 
@@ -87,8 +98,59 @@ def make_spec(
     )
     retries = _whole(given, "retries", least=0)
     return TaskSpec(
-        function=function, options=call_options, executors=_labels(given), retries=retries, join=join
+        function=function,
+        options=call_options,
+        executors=_labels(given),
+        retries=retries,
+        join=join,
+        memo=_memo(given),
     )
+
+
+def check_ignored(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raises :class:`InputError` for a parameter in ``ignore_for_memo`` that the function does not have."""
+    ignored = options.get("ignore_for_memo")
+    if ignored:
+        from weft_memo import unknown_parameters
+
+        from ._hint import did_you_mean
+
+        unknown = unknown_parameters(function, ignored)
+        if unknown:
+            import inspect
+
+            hint = did_you_mean(unknown[0], inspect.signature(function).parameters)
+            name = getattr(function, "__qualname__", repr(function))
+            raise _wrong("ignore_for_memo", f"{name} has no parameter {unknown[0]!r}{hint}")
+
+
+def _memo(given: Mapping[str, Any]) -> MemoOptions | Literal[False] | None:
+    wish = given.get("memo")
+    if wish is not None and wish is not True and wish is not False and wish not in _POLICIES:
+        raise _wrong("memo", f"{wish!r} is neither true, false, nor one of {', '.join(map(repr, _POLICIES))}")
+    version = _text(given, "version")
+    ignored = _names(given, "ignore_for_memo")
+    errors = given.get("memo_errors", False)
+    if not isinstance(errors, bool):
+        raise _wrong("memo_errors", f"{errors!r} is not true or false")
+    if wish is False:
+        return False
+    if wish is None and version is None and not ignored and not errors:
+        return None
+    from weft_interfaces import MemoOptions
+
+    policy = wish if isinstance(wish, str) else None
+    return MemoOptions(policy=policy, version=version, ignore=ignored, errors=errors)
+
+
+def _names(given: Mapping[str, Any], option: str) -> tuple[str, ...]:
+    value = given.get(option, ())
+    if isinstance(value, str) or not isinstance(value, (tuple, list, set, frozenset)):
+        raise _wrong(option, f"{value!r} is not a list of names of parameters")
+    for name in value:
+        if not isinstance(name, str):
+            raise _wrong(option, f"{name!r} is not the name of a parameter")
+    return tuple(value)
 
 
 def _resources(given: Mapping[str, Any]) -> Resources:

@@ -71,6 +71,7 @@ class Run:
             resolver=_RESOLVERS[resolver] if isinstance(resolver, str) else resolver,
             scaling_policy=config.scaling_policy,
             sinks=config.sinks,
+            memoizer=config.memo.open(self.id, self.directory) if config.memo else None,
         )
         self.submit = self._kernel.submit  # what task functions call
         self.gather = self._kernel.gather

@@ -140,6 +140,8 @@ def convert(hint: Any, value: Any, path: str, problems: Problems) -> Any:
     if Any in arms or any(_is_a(value, arm) for arm in arms):
         return value
     for arm in arms:
+        if isinstance(value, str) and str in arms:
+            break  # a text of its own, not the name of a plug-in
         converted = _convert_table(arm, value, path, problems)
         if converted is not _NOT_THIS:
             return converted

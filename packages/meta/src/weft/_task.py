@@ -7,7 +7,7 @@ from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from ._current import find_run, variable
-from ._option import check_options, make_spec
+from ._option import check_ignored, check_options, make_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -90,6 +90,7 @@ class TaskFunction(Generic[P, R]):
     def options(self, **options: Unpack[TaskOptions]) -> TaskFunction[P, R]:
         """The same function with these options changed. None takes one back."""
         check_options(options, self._kind)
+        check_ignored(self.function, options)
         return type(self)(self.function, {**self._options, **options}, self._kind)
 
     @overload
@@ -268,9 +269,12 @@ def join(function: Any = None, /, **options: Any) -> Any:
 def decorate(kind: str, function: Any, options: dict[str, Any]) -> Any:
     """Both forms of a decorator: given the function, or its options."""
     check_options(options, kind)
-    if function is None:
-        return lambda decorated: TaskFunction(_checked(decorated, kind), options, kind)
-    return TaskFunction(_checked(function, kind), options, kind)
+
+    def made(decorated: Any) -> TaskFunction[Any, Any]:
+        check_ignored(_checked(decorated, kind), options)
+        return TaskFunction(decorated, options, kind)
+
+    return made if function is None else made(function)
 
 
 @overload
