@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .memo import Memo, open_store
     from .memoizer import ContentMemoizer
     from .registry import id_for_memo
+    from .remote import RemoteStore
     from .store import FileStore
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "FunctionIdentity",
     "Hasher",
     "Memo",
+    "RemoteStore",
     "UnknownTypeError",
     "__version__",
     "bind_arguments",
@@ -38,13 +40,14 @@ __all__ = [
 ]
 
 _NAMES = {
-    "memo": "Memo open_store",
-    "memoizer": "ContentMemoizer",
     "binding": "bind_arguments unknown_parameters",
     "errors": "UnknownTypeError",
     "hasher": "Hasher digest digest_argument",
     "identity": "FunctionIdentity identify_class identify_function",
+    "memo": "Memo open_store",
+    "memoizer": "ContentMemoizer",
     "registry": "id_for_memo",
+    "remote": "RemoteStore",
     "store": "FileStore",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import weakref
 from abc import abstractmethod
@@ -48,8 +49,10 @@ class BatchedStore(BaseMemoStore):
         """What was kept by digest. Raises :class:`UnreadableError`."""
 
     @abstractmethod
-    def _latest(self, task: str, before: float | None) -> Iterable[tuple[bytes, bytes]]:
-        """Keys and packed components of the task's entries, the latest first; not of too many."""
+    def _latest(self, task: str, before: float) -> Iterable[tuple[bytes, bytes]]:
+        """Keys and packed components of the task's entries whose time is earlier, the latest first; not of
+        too many.
+        """
 
     @abstractmethod
     def _text(self, digest: bytes) -> str | None:
@@ -88,14 +91,12 @@ class BatchedStore(BaseMemoStore):
     def nearest(
         self, task: str, components: Mapping[str, bytes], before: float | None = None
     ) -> MemoEntry | None:
-        wanted = components.items()
+        wanted, end = components.items(), math.inf if before is None else before
         best: tuple[int, bytes] | None = None
         waiting = [
-            (r.key, r.components)
-            for r in reversed(self._writer.records())
-            if r.task == task and (before is None or r.time < before)
+            (r.key, r.components) for r in reversed(self._writer.records()) if r.task == task and r.time < end
         ]
-        for entries in (waiting, self._latest(task, before)):
+        for entries in (waiting, self._latest(task, end)):
             for key, packed in entries:
                 shared = sum(item in wanted for item in unpack_components(packed))
                 if best is None or shared > best[0]:

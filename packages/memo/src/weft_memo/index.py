@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sqlite3
 import threading
@@ -17,7 +16,7 @@ from weft_interfaces import ConfigError
 
 from .record import Record
 
-__all__ = ["COLUMNS", "FORMAT", "Index", "is_damage"]
+__all__ = ["COLUMNS", "FORMAT", "Index", "is_damage", "pack_text", "unpack_text"]
 
 T = TypeVar("T")
 
@@ -126,13 +125,13 @@ class Index:
         row = self.one(f"SELECT {COLUMNS} FROM entries WHERE key = ?", key)
         return None if row is None else Record(*row)
 
-    def latest(self, task: str, before: float | None, count: int) -> list[tuple[bytes, bytes]]:
-        """Keys and packed components of the latest entries of a task, the latest first."""
+    def latest(self, task: str, before: float, count: int) -> list[tuple[bytes, bytes]]:
+        """Keys and packed components of the latest entries of a task that are earlier, the latest first."""
         query = (
             "SELECT key, components FROM entries WHERE task = ? AND time < ? "
             "ORDER BY time DESC, id DESC LIMIT ?"
         )
-        return self.all(query, task, math.inf if before is None else before, count)
+        return self.all(query, task, before, count)
 
     def write(self, records: Iterable[Record], texts: Mapping[bytes, str]) -> None:
         """Keep these, in one transaction. The data of a record with a digest is in a file."""
@@ -142,7 +141,7 @@ class Index:
              r.data if r.digest is None else None, r.mark)
             for r in records
         ]  # fmt: skip
-        packed = [(digest, now, _pack_text(text)) for digest, text in texts.items()]
+        packed = [(digest, now, pack_text(text)) for digest, text in texts.items()]
 
         def write(connection: sqlite3.Connection) -> None:
             marks = ",".join("?" * len(COLUMNS.split(",")))
@@ -209,7 +208,8 @@ def unpack_text(packed: bytes) -> str:
         return "(this description is damaged)"
 
 
-def _pack_text(text: str) -> bytes:
+def pack_text(text: str) -> bytes:
+    """As bytes, compressed if it is long."""
     content = text.encode("utf-8", "surrogatepass")
     return b"z" + zlib.compress(content, 6) if len(content) >= _LONG else b"t" + content
 

@@ -137,7 +137,7 @@ class FileStore(BatchedStore):
     def _content(self, digest: bytes) -> bytes:
         return self._values.read(digest)
 
-    def _latest(self, task: str, before: float | None) -> list[tuple[bytes, bytes]]:
+    def _latest(self, task: str, before: float) -> list[tuple[bytes, bytes]]:
         return self._guarded(lambda index: index.latest(task, before, _NEAR))
 
     def _text(self, digest: bytes) -> str | None:

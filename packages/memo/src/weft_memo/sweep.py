@@ -14,7 +14,7 @@ from .index import COLUMNS, Index, unpack_text
 from .record import Record, UnreadableError, entry_of, unpack_components
 from .values import Values
 
-__all__ = ["Removed", "Sweep", "broken_entries"]
+__all__ = ["Removed", "Sweep", "broken_entries", "portions"]
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ class Sweep:
     def _unused_files(self) -> int:
         query = "SELECT 1 FROM entries WHERE digest = ? LIMIT 1"
         count = 0
-        for portion in _portions(digest for digest, _ in self._values.files()):
+        for portion in portions(digest for digest, _ in self._values.files()):
             with self._gate:  # no entry is written meanwhile that would refer to one of them
                 index = self._index()
                 for digest in portion:
@@ -165,7 +165,8 @@ def broken_entries(index: Index, values: Values) -> list[tuple[bytes, str]]:
     return broken
 
 
-def _portions(items: Iterable[T]) -> Iterator[list[T]]:
+def portions(items: Iterable[T]) -> Iterator[list[T]]:
+    """A few hundred of them at a time."""
     portion: list[T] = []
     for item in items:
         portion.append(item)
