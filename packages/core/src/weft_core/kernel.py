@@ -654,13 +654,12 @@ class Kernel:
             if task.state in FINAL or task.state is unless:
                 return False
             self._move(task, state)
+            future = task.future
             if task.memo is not None:
                 cast("Memory", self._memory).leave(task)
                 self._memo_hits += memo_hit
+                future.memo_hit = memo_hit
         report.finished.append(task.call_id)
-        future = task.future
-        if memo_hit:
-            future.memo_hit = True
         task.args, task.kwargs, task.waits_for, task.tries = (), NO_KWARGS, None, None
         subscribers = future.finish(value, error)
         if subscribers:
