@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .encoding import LEAVES, Encoding, compress, fingerprint
 from .errors import UnknownTypeError
+from .naming import qualified_name
 from .node import SPLITS, Node, combine
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["encode"]
 
-LONGEST: Final = 1_000_000  # nesting; only a method that returns ever new values gets there
+LONGEST: Final = 250_000  # nesting; only a method that returns ever new values gets there
 
 
 @dataclass(slots=True)
@@ -78,8 +79,14 @@ class Search:
         if number is not None:
             return self.done.get(number, number)
         if len(self.path) > LONGEST:
-            raise UnknownTypeError(f"{kind.__module__}.{kind.__qualname__}", "", "nested without end")
-        node = (SPLITS.get(kind) or self.walk.resolve(kind))(value)
+            raise UnknownTypeError(qualified_name(kind), "", f"nested more than {LONGEST:,} times")
+        split = SPLITS.get(kind)
+        try:
+            node = self.walk.split(kind, value) if split is None else split(value)
+        except RecursionError as error:
+            from .walk import failed
+
+            raise failed(kind, error) from error
         if isinstance(node, bytes):
             self.walk.known[id(value)] = value, node
             return node

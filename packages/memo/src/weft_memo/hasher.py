@@ -42,12 +42,12 @@ def digest_argument(value: Any, types: set[type], name: str = "") -> bytes:
 
 def _encode(walk: Walk, value: Any, name: str) -> bytes:
     try:
-        return walk.body(value)
+        return walk.encode_any(value)
     except UnknownTypeError as error:
         problem = error
     from .path import locate
 
-    raise locate(value, name, problem) from problem.__cause__
+    raise locate(walk, value, name, problem) from problem.__cause__
 
 
 def _final(encoding: bytes) -> bytes:

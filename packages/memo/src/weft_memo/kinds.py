@@ -7,6 +7,7 @@ A function of the user's comes first (``id_for_memo.register``, ``__weft_memo__`
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from enum import Enum
 from importlib import import_module
@@ -43,7 +44,7 @@ def forget() -> None:
 
 
 def is_users(kind: type) -> bool:
-    """Whether a class is of the user's own code: neither the standard library's nor an installed package's."""
+    """Whether a class is of the user's own code."""
     return is_users_module(getattr(kind, "__module__", None))
 
 
@@ -70,7 +71,7 @@ def _decide(kind: type) -> Split:
 
 def _libraries(kind: type) -> list[str]:
     tops = [top_package(getattr(cls, "__module__", None)) for cls in kind.__mro__]
-    return list(dict.fromkeys(top for top in tops if top in LIBRARIES))
+    return list(dict.fromkeys(top for top in tops if top in LIBRARIES and top in sys.modules))
 
 
 # -- what users say ------------------------------------------------------------------------------------------

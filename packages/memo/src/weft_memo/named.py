@@ -1,4 +1,4 @@
-"""Functions, methods, classes and modules as values: by their code, or by name where that is not the user's."""
+"""Functions, methods, classes and modules as values: by their code, or by name where it is others'."""
 
 from __future__ import annotations
 
@@ -91,8 +91,11 @@ def _typing(value: Any) -> Node | Encoding:
         return _union(value)
     if origin is not None:
         return Node(b"g", (origin, typing.get_args(value)), labels=(".__origin__", ".__args__"))
-    # TypeVar, Any, ForwardRef: what they show is what they are.
-    return b"t" + text(type(value).__qualname__) + text(repr(value))
+    words = repr(value)
+    if getattr(typing, words.removeprefix("typing."), None) is value:
+        return b"K" + text(words)  # some of these become classes, in later versions
+    # TypeVar, ForwardRef: what they show is what they are.
+    return b"t" + text(type(value).__qualname__) + text(words)
 
 
 def _union(value: Any) -> Node:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .encoding import LEAVES
 from .errors import UnknownTypeError
 from .node import ATTRIBUTES, ITEMS, ORDERED, PAIRS, SET, SPLITS, Node
+
+if TYPE_CHECKING:
+    from .walk import Walk
 
 __all__ = ["locate"]
 
 LONGEST = 200
 
 
-def locate(root: Any, name: str, problem: UnknownTypeError) -> UnknownTypeError:
+def locate(walk: Walk, root: Any, name: str, problem: UnknownTypeError) -> UnknownTypeError:
     """The error again, with the path to its cause."""
-    from .kinds import resolve
-
     todo: list[tuple[Any, tuple[Any, ...]]] = [(root, ())]
     met: dict[int, Any] = {}
     while todo:
@@ -25,7 +26,8 @@ def locate(root: Any, name: str, problem: UnknownTypeError) -> UnknownTypeError:
             continue
         met[id(value)] = value
         try:
-            node = (SPLITS.get(type(value)) or resolve(type(value)))(value)
+            split = SPLITS.get(type(value))
+            node = walk.split(type(value), value) if split is None else split(value)
         except UnknownTypeError as error:
             return UnknownTypeError(error.type_name, shown(path, name), error.reason)
         if isinstance(node, Node):

@@ -132,7 +132,7 @@ def _range(value: Any) -> list[Any]:
     return [value.start, value.stop, value.step]
 
 
-def _path(value: Any) -> bytes:
+def _shown(value: Any) -> bytes:
     return str(value).encode("utf-8", "surrogatepass")
 
 
@@ -165,10 +165,15 @@ TABLE: Final[dict[str, Callable[[bytes], Split]]] = {
     "decimal.Decimal": _data(lambda value: str(value).encode()),
     "fractions.Fraction": _parts("numerator", "denominator"),
     "functools.partial": _parts("func", "args", "keywords", "__dict__"),
-    "pathlib.PosixPath": _data(_path),
-    "pathlib.PurePosixPath": _data(_path),
-    "pathlib.PureWindowsPath": _data(_path),
-    "pathlib.WindowsPath": _data(_path),
+    **{
+        f"ipaddress.IPv{version}{kind}": _data(_shown)
+        for version in (4, 6)
+        for kind in ("Address", "Network", "Interface")
+    },
+    "pathlib.PosixPath": _data(_shown),
+    "pathlib.PurePosixPath": _data(_shown),
+    "pathlib.PureWindowsPath": _data(_shown),
+    "pathlib.WindowsPath": _data(_shown),
     "re.Pattern": _parts("pattern", "flags"),
     "types.SimpleNamespace": _made(PAIRS, lambda value: _pairs(value.__dict__), ATTRIBUTES),
     "uuid.UUID": _data(lambda value: value.int.to_bytes(16, "big")),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from .encoding import LEAVES, Encoding, compress
-from .node import SPLITS, Split, combine
+from .errors import UnknownTypeError
+from .naming import qualified_name
+from .node import SPLITS, Node, combine
 
-__all__ = ["Walk"]
+__all__ = ["Walk", "failed"]
 
 DEEPEST: Final = 60  # calls; what is deeper, or has no end, is left to graph.py
 
@@ -27,8 +29,8 @@ class Walk:
         self.known: dict[int, tuple[Any, Encoding]] = {}
         self.seen: set[type] = set()
 
-    def body(self, value: Any) -> bytes:
-        """What the digest of the value is the digest of; other words for it raise what ``resolve`` raises."""
+    def encode_any(self, value: Any) -> bytes:
+        """The encoding of a value, however deep it is."""
         try:
             encoding = self.encode(value, 0)
         except (Deep, RecursionError):
@@ -46,7 +48,8 @@ class Walk:
         known = self.known.get(id(value))
         if known is not None:
             return known[1]
-        node = (SPLITS.get(kind) or self.resolve(kind))(value)
+        split = SPLITS.get(kind)
+        node = self.split(kind, value) if split is None else split(value)
         if isinstance(node, bytes):
             self.known[id(value)] = value, node
             return node
@@ -65,9 +68,22 @@ class Walk:
             encode(part, depth) if (leaf := leaves.get(type(part))) is None else leaf(part) for part in parts
         ]
 
-    def resolve(self, kind: type) -> Split:
-        """How instances of a class that is not built in are split."""
+    def split(self, kind: type, value: Any) -> Node | Encoding:
+        """An instance of a class that is not built in, as its parts.
+
+        Raises :class:`UnknownTypeError` for one that has none, or whose methods fail.
+        """
         from .kinds import resolve
 
         self.seen.add(kind)
-        return resolve(kind)
+        try:
+            return resolve(kind)(value)
+        except (UnknownTypeError, RecursionError, MemoryError):
+            raise
+        except Exception as error:
+            raise failed(kind, error) from error
+
+
+def failed(kind: type, error: Exception) -> UnknownTypeError:
+    """What to raise for an instance whose methods raised this error."""
+    return UnknownTypeError(qualified_name(kind), "", f"it raised {type(error).__name__}: {error}"[:300])

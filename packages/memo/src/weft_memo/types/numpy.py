@@ -7,6 +7,8 @@ from typing import Any
 import numpy
 
 from ..encoding import THREADED, Encoding, compress, count, fingerprint, text
+from ..instance import attributes
+from ..naming import qualified_name
 from ..node import Node, Split, View
 
 __all__ = ["array_split", "split_for"]
@@ -17,9 +19,9 @@ CHUNK = 1 << 24  # bytes
 def split_for(kind: type) -> Split | None:
     """Arrays, masked arrays, scalars, dtypes; generators of random numbers are left to their state."""
     if issubclass(kind, numpy.ma.MaskedArray):
-        return _masked
+        return _masked if kind.__module__.startswith("numpy.") else _derived(kind, _masked)
     if issubclass(kind, numpy.ndarray):
-        return array_split(kind)
+        return array_split(kind) if kind.__module__.startswith("numpy") else _derived(kind, array_split(kind))
     if issubclass(kind, numpy.generic):
         return _scalar
     if issubclass(kind, numpy.dtype):
@@ -27,6 +29,29 @@ def split_for(kind: type) -> Split | None:
     if kind is numpy.ufunc:
         return lambda value: b"F" + text(f"numpy.{value.__name__}")
     return None
+
+
+def _derived(kind: type, split: Split) -> Split:
+    """A class of another library, or the user's: as an array, with attributes, such as a unit."""
+    head = b"S" + text(qualified_name(kind))
+
+    def derived(value: Any) -> Node:
+        own = {name: one for name, one in attributes(value, numpy.ndarray).items() if name not in _INTERNAL}
+        return Node(head, (View(split, value), own), labels=("", ""))
+
+    return derived
+
+
+# What a masked array keeps in its dictionary, and _masked has taken.
+_INTERNAL = {
+    "_baseclass",
+    "_basedict",
+    "_fill_value",
+    "_hardmask",
+    "_isfield",
+    "_mask",
+    "_sharedmask",
+}
 
 
 def dtype_words(dtype: Any) -> Any:
