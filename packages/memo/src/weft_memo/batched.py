@@ -59,6 +59,10 @@ class BatchedStore(BaseMemoStore):
         """The description of this digest."""
 
     @abstractmethod
+    def _keys(self) -> Iterable[bytes]:
+        """The keys of all entries, broken ones too."""
+
+    @abstractmethod
     def _records(self) -> Iterator[Record]:
         """All records, the oldest first where that is known. Those that cannot be read are left out."""
 
@@ -147,6 +151,11 @@ class BatchedStore(BaseMemoStore):
         for record in self._records():
             if record.time >= since and fnmatchcase(record.task, task) and fnmatchcase(record.run, run):
                 yield record
+
+    def matching(self, prefix: str) -> list[bytes]:
+        """The keys whose hexadecimal digits begin so."""
+        self.flush()
+        return [key for key in self._keys() if key.hex().startswith(prefix.lower())]
 
     def export(self, target: BatchedStore, records: Iterable[Record]) -> tuple[int, int]:
         """Copy these entries to another store, with what describes them, and wait until they are kept there.

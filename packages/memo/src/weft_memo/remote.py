@@ -92,9 +92,10 @@ class RemoteStore(BatchedStore):
         used: set[bytes] = set()
         doomed: list[bytes] = []
         for record in sorted(self.records(), key=lambda record: -record.time):
-            fresh = record.digest not in used
-            total += 500 + len(record.components) + (record.size if fresh else 0)
-            if record.time < oldest or (limit is not None and total > limit):
+            needed = 500 + len(record.components) + (0 if record.digest in used else record.size)
+            fits = limit is None or needed <= limit  # one that does not must not push out the others
+            total += needed if fits else 0
+            if record.time < oldest or not fits or (limit is not None and total > limit):
                 doomed.append(record.key)
             else:
                 used.update(

@@ -143,6 +143,9 @@ class FileStore(BatchedStore):
     def _text(self, digest: bytes) -> str | None:
         return self._guarded(lambda index: index.text(digest))
 
+    def _keys(self) -> list[bytes]:
+        return [key for (key,) in self._guarded(lambda index: index.all("SELECT key FROM entries"))]
+
     def _records(self) -> Iterator[Record]:
         last = -1
         query = f"SELECT id, {COLUMNS} FROM entries WHERE id > ? ORDER BY id LIMIT ?"

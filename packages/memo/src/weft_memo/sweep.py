@@ -67,7 +67,9 @@ class Sweep:
         return sum(self._repeated(remove))
 
     def _too_much(self, max_size: int) -> int:
-        """Keep the newest that fit, whose value files count once."""
+        """Keep the newest that fit, whose value files count once. One that is larger than all that there may
+        be does not push out the others.
+        """
         query = (
             "SELECT id, digest, size, length(key) + length(task) * 2 + length(run) + length(origin) + "
             "length(components) + ifnull(length(data), 0) FROM entries ORDER BY time DESC, id DESC"
@@ -76,11 +78,11 @@ class Sweep:
         with self._gate:
             rows = self._index().all(query)
         for number, digest, size, row in rows:
-            total += row + _PER_ENTRY
-            if digest is not None and digest not in seen:
+            needed = row + _PER_ENTRY + (size if digest is not None and digest not in seen else 0)
+            if needed <= max_size:
+                total += needed
                 seen.add(digest)
-                total += size
-            if total > max_size:
+            if total > max_size or needed > max_size:
                 doomed.append((number,))
 
         def remove(connection: sqlite3.Connection) -> int:

@@ -11,6 +11,7 @@ from weft_interfaces import ConfigError, format_seconds
 
 from .__about__ import __version__
 from ._config import Config, read_config
+from ._memo_command import memo_app
 from ._settings import set_defaults
 
 __all__ = ["app"]
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Look at configuration files.")
 app.add_typer(config_app, name="config")
+app.add_typer(memo_app, name="memo")
 
 ConfigFile = Annotated[
     Path | None,
