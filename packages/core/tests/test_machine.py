@@ -18,18 +18,19 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, assume, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from weft_core import Future, Kernel, TaskSpec, TaskState
 from weft_interfaces import (
     BlockLostError,
     DependencyError,
     Failure,
+    MemoOptions,
     RetryDecision,
     RunClosedError,
     WorkerLostError,
 )
-from weft_interfaces.memory import InMemoryExecutor, ManualExecutor
+from weft_interfaces.memory import InMemoryExecutor, InMemoryMemoizer, ManualExecutor
 
 PATIENCE = 20.0
 PENDING, LAUNCHED, JOINING, RETRYING = (
@@ -92,10 +93,17 @@ class Node:
         self.value: Any = None
         self.cancelling = False
         self.past_ids: list[int] = []
+        self.number: int | None = None  # of calls that are remembered: equal ones have the same
+        self.follows: Node | None = None
+        self.hit = False
 
     def with_values(self) -> Any:
         """The shape, when all its sources are done."""
         return build(self.shape, lambda leaf: self.chosen[leaf].value if self.chosen else leaf)
+
+    def args(self) -> tuple[Any, ...]:
+        """What its executor must be given."""
+        return (self.with_values(),) if self.number is None else (self.number, self.with_values())
 
     @property
     def call_id(self) -> int:
@@ -134,6 +142,14 @@ def build(shape: Any, put: Callable[[int], Any]) -> Any:
     return None if shape is None else type(shape)(build(part, put) for part in shape)
 
 
+def recalled(number: int, gate: Any) -> None:
+    """A body whose calls with the same number are equal."""
+
+
+def recalled_join(number: int, gate: Any, body: Callable[[], Any]) -> Any:
+    return body()
+
+
 class KernelMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +158,13 @@ class KernelMachine(RuleBasedStateMachine):
         self.executors = [ManualExecutor("a", slots=2), ManualExecutor("b", slots=2, confirm_cancels=False)]
         directory = Path(tempfile.gettempdir()) / "never made"
         helper = InMemoryExecutor("helper")
-        self.kernel = Kernel(self.executors, directory=directory, helper=helper, retry_policy=self.policy)
+        self.kernel = Kernel(
+            self.executors,
+            directory=directory,
+            helper=helper,
+            retry_policy=self.policy,
+            memoizer=InMemoryMemoizer(),
+        )
         self.kernel._timer = self.clock  # type: ignore[assignment]
         self.kernel.start()
         self.nodes: list[Node] = []
@@ -150,6 +172,12 @@ class KernelMachine(RuleBasedStateMachine):
         self.told: Counter[int] = Counter()
         self.retries = 0
         self.submit_spec = TaskSpec(function=lambda *_: None)
+        self.memo_spec = TaskSpec(function=recalled, memo=MemoOptions(ignore=("gate",)))
+        self.memo_join_spec = TaskSpec(
+            function=recalled_join, join=True, memo=MemoOptions(ignore=("gate", "body"))
+        )
+        self.leaders: dict[int, Node] = {}
+        self.remembered: dict[int, Any] = {}
         self.closing: threading.Thread | None = None
 
     # -- the model ------------------------------------------------------------------------------------------
@@ -184,10 +212,13 @@ class KernelMachine(RuleBasedStateMachine):
         moved = True
         while moved:
             moved = False
+            self.settle_leaders()
             for node in self.nodes:
                 states = {source.state for source in node.waits_for}
                 if node.state is PENDING and states & set(BROKEN):
                     node.state, moved = DEPENDENCY_FAILED, True
+                elif node.state is PENDING and states <= {DONE} and node.number is not None:
+                    moved |= self.settle_equal(node, node.number)
                 elif node.state is PENDING and states <= {DONE}:
                     moved = True
                     if node.kind == "task":
@@ -204,6 +235,43 @@ class KernelMachine(RuleBasedStateMachine):
                 elif node.state is JOINING and states <= {DONE}:
                     node.state, moved = DONE, True
                     node.value = node.with_values()
+
+    def settle_leaders(self) -> None:
+        for number, leader in list(self.leaders.items()):
+            if leader.state >= DONE:
+                del self.leaders[number]
+                if leader.state is DONE:
+                    self.remembered[number] = leader.value
+
+    def settle_equal(self, node: Node, number: int) -> bool:
+        """Follow a call that may be remembered, and is ready; whether it moved."""
+        leader, node.follows = node.follows, None
+        if leader is not None and leader.state < DONE:
+            node.follows = leader
+            return False
+        if leader is not None and leader.state is FAILED:
+            node.state, node.hit = FAILED, True
+            assert node.future.exception(timeout=0) is leader.future.exception(timeout=0)
+        elif number in self.remembered:
+            node.state, node.value, node.hit = DONE, self.remembered[number], True
+        elif number in self.leaders and self.leaders[number] is not node:
+            node.follows = self.leaders[number]
+        elif self.leads(node):
+            self.leaders[number] = node
+            node.state = LAUNCHED
+            if node.kind == "join":
+                node.state, node.waits_for = JOINING, list(dict.fromkeys(node.chosen.values()))
+        else:  # another one, which was made ready at once with it
+            assert any(self.leads(other) for other in self.nodes if other.number == number), "nobody leads"
+            return False
+        return True
+
+    def leads(self, node: Node) -> bool:
+        """Whether the kernel chose it of several equal ones: in which order it looks at them is its own."""
+        if node.state is not PENDING or node.future.memo_hit:
+            return False
+        task = node.future._task
+        return task is None or task.state is not PENDING
 
     def in_state(self, *states: TaskState) -> list[Node]:
         return [node for node in self.nodes if node.state in states]
@@ -237,6 +305,36 @@ class KernelMachine(RuleBasedStateMachine):
         node.waits_for = list(dict.fromkeys(needed.values()))
         spec = TaskSpec(function=lambda _: returned, join=True)
         self.add(node, lambda: self.kernel.submit(spec, (value,)))
+
+    @rule(number=st.integers(0, 2), shape=SHAPES)
+    def submit_equal(self, number: int, shape: Any) -> None:
+        gate, chosen = self.bind(shape)
+        node = Node("task", shape, chosen, PENDING)
+        node.number = number
+        self.add(node, lambda: self.kernel.submit(self.memo_spec, (number, gate)))
+
+    @rule(number=st.integers(10, 11), argument=SHAPES, shape=SHAPES)
+    def join_equal(self, number: int, argument: Any, shape: Any) -> None:
+        gate, needed = self.bind(argument)
+        returned, chosen = self.bind(shape)
+        # Else it may come to wait for one that follows it: test_memo.py has those.
+        assume(not self.reaches_equal(list(chosen.values())))
+        node = Node("join", shape, chosen, PENDING)
+        node.number = number
+        node.waits_for = list(dict.fromkeys(needed.values()))
+        self.add(node, lambda: self.kernel.submit(self.memo_join_spec, (number, gate, lambda: returned)))
+
+    def reaches_equal(self, sources: list[Any]) -> bool:
+        """Whether one of them is a call that may be remembered, or waits for one."""
+        seen: set[Any] = set()
+        while sources:
+            source = sources.pop()
+            if isinstance(source, Node) and source.state < DONE and source not in seen:
+                seen.add(source)
+                if source.number is not None:
+                    return True
+                sources += [*source.waits_for, *source.chosen.values()]
+        return False
 
     @precondition(lambda self: len(self.foreign) < 5)
     @rule()
@@ -322,7 +420,14 @@ class KernelMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.nodes)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        node = data.draw(st.sampled_from(self.nodes))
+        self.cancel_one(data.draw(st.sampled_from(self.nodes)))
+
+    @precondition(lambda self: self.leaders)
+    @rule(data=st.data())
+    def cancel_a_leader(self, data: st.DataObject) -> None:
+        self.cancel_one(data.draw(st.sampled_from(list(self.leaders.values()))))
+
+    def cancel_one(self, node: Node) -> None:
         expected = node.state not in (DONE, FAILED, DEPENDENCY_FAILED)
         self.model_cancel(node)
         assert node.future.cancel() is expected
@@ -377,7 +482,7 @@ class KernelMachine(RuleBasedStateMachine):
         assert held.keys() == launched.keys()
         for call_id, node in launched.items():
             assert all(source.state is DONE for source in node.waits_for)
-            assert held[call_id].submitted[call_id].args == (node.with_values(),)
+            assert held[call_id].submitted[call_id].args == node.args()
 
     @invariant()
     def the_counts_are_those_of_the_model(self) -> None:
@@ -387,8 +492,19 @@ class KernelMachine(RuleBasedStateMachine):
         assert counts.total == len(self.nodes)
         for state in (LAUNCHED, JOINING, DONE, FAILED, DEPENDENCY_FAILED, CANCELLED):
             assert getattr(counts, state.name.lower()) == states[state], state
+        assert counts.memo_hits == sum(node.hit for node in self.nodes)
         unfinished = {node.future.task_id for node in self.nodes if node.state < DONE}
         assert {task.id for task in self.kernel._tasks.values()} == unfinished
+
+    @invariant()
+    def of_equal_calls_one_is_in_flight(self) -> None:
+        begun = Counter(node.number for node in self.in_state(LAUNCHED, JOINING, RETRYING))
+        assert all(count == 1 for number, count in begun.items() if number is not None)
+        for node in self.nodes:
+            assert node.future.memo_hit is node.hit
+        leaders = {node.future.task_id for node in self.leaders.values()}
+        assert self.kernel._memory is not None
+        assert {task.id for task in self.kernel._memory._leaders.values()} == leaders
 
     # -- the end --------------------------------------------------------------------------------------------
 
