@@ -504,7 +504,7 @@ class KernelMachine(RuleBasedStateMachine):
             assert node.future.memo_hit is node.hit
         leaders = {node.future.task_id for node in self.leaders.values()}
         assert self.kernel._memory is not None
-        assert {task.id for task in self.kernel._memory._leaders.values()} == leaders
+        assert {flight.leader.id for flight in self.kernel._memory._flights.values()} == leaders
 
     # -- the end --------------------------------------------------------------------------------------------
 

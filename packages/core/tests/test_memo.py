@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
 import random
 import sys
@@ -886,27 +887,55 @@ def test_threads_that_submit_and_cancel_equal_calls(
     counts = kernel.counts()
     assert counts.memo_hits == sum(future.memo_hit for future in futures)
     assert kernel._memory is not None
-    assert kernel._memory._leaders == {}
+    assert kernel._memory._flights == {}
 
 
-@pytest.mark.parametrize("value", [True, False], ids=["done", "cancelled"])
-def test_a_leader_that_ends_while_another_begins_to_follow(
-    run: Run, monkeypatch: pytest.MonkeyPatch, value: bool
-) -> None:
-    """Its future is done between the look into the table and the subscription."""
-    leader = submit(run, 1)
-    subscribe = Future.subscribe
+@pytest.mark.parametrize("known", [True, False], ids=["hit", "miss"])
+def test_one_that_is_cancelled_while_it_is_looked_up(make_run: Callable[..., Run], known: bool) -> None:
+    class Cancelling(InMemoryMemoizer):
+        future: Any = None
 
-    def late(self: Any, callback: Any) -> bool:
-        if self is leader and not leader.done():
-            run.complete(leader, "value") if value else leader.cancel()
-        return subscribe(self, callback)
+        def recall(self, call: MemoCall, task_id: int) -> MemoEntry | None:
+            if self.future is not None and self.future.task_id == task_id:
+                assert self.future.cancel()
+            return super().recall(call, task_id)
 
-    monkeypatch.setattr(Future, "subscribe", late)
-    follower = submit(run, 1)
-    assert leader.done()
-    assert follower.memo_hit is value
-    assert run.is_held(follower) is not value
+    memoizer = Cancelling()
+    run = make_run(memoizer=memoizer)
+    if known:
+        remembered(run, "value", 1)
+    gate = run.held()
+    memoizer.future, follower = submit(run, gate), submit(run, gate)
+    run.complete(gate, 1)
+    assert memoizer.future.cancelled()
+    assert not memoizer.future.memo_hit
+    assert follower.memo_hit is known
+    assert run.is_held(follower) is not known
+
+
+def test_many_equal_calls_that_are_cancelled_one_after_the_other(run: Run) -> None:
+    """Each that leads hands over to the next, which costs the same however many follow."""
+    futures = [submit(run, 1) for _ in range(5_000)]
+    for future in futures[:-1]:
+        assert future.cancel()
+    assert run.manual.held == [futures[-1].task_id]
+    assert run.kernel.counts().cancelled == 4_999
+
+
+def test_many_equal_calls_that_are_cancelled_by_their_body_need_no_stack(tmp_path: Path) -> None:
+    ran: list[int] = []
+
+    def body(number: int) -> None:
+        ran.append(number)
+        raise CancelledError
+
+    gate: concurrent.futures.Future[int] = concurrent.futures.Future()
+    with Kernel([InMemoryExecutor()], directory=tmp_path, memoizer=InMemoryMemoizer()) as kernel:
+        body_spec = spec(body)
+        futures = [kernel.submit(body_spec, (gate,)) for _ in range(3_000)]
+        gate.set_result(1)
+        assert all(future.cancelled() for future in futures)
+    assert len(ran) == 3_000
 
 
 def test_what_is_in_memory_of_a_memoized_task_is_let_go(run: Run) -> None:

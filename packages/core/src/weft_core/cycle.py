@@ -1,9 +1,10 @@
 """Finds tasks that would wait for themselves.
 
-Arguments can make no cycle: a task's dependencies are there before it. Two things can: a join task that
-returns a future, and a running task that blocks on one. Then there is a way from the task that waits, over
-those who wait for it, to what it waits for. It is searched from both ends at once, which costs no more than
-twice the smaller side: a loop of joins has all its turns on one side and next to nothing on the other.
+Arguments can make no cycle: a task's dependencies are there before it. Three things can: a join task that
+returns a future, a running task that blocks on one, and a task that follows an equal one. Then there is a way
+from the task that waits, over those who wait for it, to what it waits for. It is searched from both ends at
+once, which costs no more than twice the smaller side: a loop of joins has all its turns on one side and next
+to nothing on the other.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from ._interfaces import CycleError
 from .failure import shortened
 from .future import Future, Waiter
+from .memo import followers_of
 from .task import Task
 
 __all__ = ["cycle_error", "find_cycle"]
@@ -64,6 +66,7 @@ class _Search:
 
 
 def _dependents_of(task: Task) -> Iterable[Task]:
+    yield from followers_of(task)
     for subscriber in task.future.subscribers():
         dependent = subscriber.task if type(subscriber) is Waiter else subscriber
         if type(dependent) is Task:

@@ -55,7 +55,7 @@ from .dependencies import (
 from .failure import dependency_error, lost_error, safe_repr
 from .future import Future, Waiter, tell
 from .journal import Journal
-from .memo import Memory
+from .memo import Memory, followed_by
 from .patience import wait_in_pieces
 from .retry import BackoffRetryPolicy
 from .router import Router
@@ -410,8 +410,6 @@ class Kernel:
 
     def _dependency_done(self, task: Task, future: Any, report: _Report) -> None:
         """A future that the task waits for is done; None for the one more of ``_wait_for``."""
-        if task.memo is not None and self._leader_done(task, future, report):
-            return
         error = None if future is None else error_of(future)
         with self._lock:
             if task.state is not PENDING and task.state is not JOINING:
@@ -516,28 +514,30 @@ class Kernel:
         """Cancel those whose launch was interrupted, as by Ctrl-C: nobody else would ever go on with them."""
         with _Report(self) as report:
             for task in tasks:
-                leader = self._follows(task)
-                if task.state is PENDING and (leader is None or task not in leader.subscribers()):
+                if task.state is PENDING and followed_by(task) is None:
                     self._finish(task, CANCELLED, None, CancelledError(f"{task} was cancelled"), report)
 
     # -- equal calls ----------------------------------------------------------------------------------------
 
     def _must_run(self, memory: Memory, task: Task, report: _Report) -> bool:
         """Whether a task whose arguments are values needs an executor. Raises what identifying it raises."""
+        options = memory.options(task.spec)
+        if options is None or task.call_id != task.id:
+            return True  # in a retry it leads since its first try
+        if task.state is not PENDING:
+            return False
         lookup = task.memo
         if lookup is None:
-            options = memory.options(task.spec)
-            if options is None:
-                return True
             task.memo = lookup = memory.identify(task, options)
-        elif lookup.leader is task.future:
-            return True  # a retry: it leads since its first try
         with self._lock:
             if task.state is not PENDING:
                 return False
-            leader = memory.lead(task, lookup)
-        if leader is not task.future:
-            self._follow(task, leader, report)
+            leads = memory.enter(task, lookup)
+        if not leads:
+            # After it follows, for the same reason as in _join.
+            leader = followed_by(task)
+            if leader is not None and (cycle := find_cycle(task, {leader})):
+                self._finish(task, FAILED, None, cycle_error(cycle), report)
             return False
         entry = memory.recall(task, lookup)
         if entry is None:
@@ -546,38 +546,24 @@ class Kernel:
         self._finish(task, state, entry.value, entry.error, report, memo_hit=True)
         return False
 
-    def _follow(self, task: Task, leader: Future[Any], report: _Report) -> None:
-        """Have the task, which stays pending, told when an equal one is done."""
-        leading = leader._task
-        if not leader.subscribe(task):
-            self._leader_done(task, leader, report)
-        elif leading is not None and (cycle := find_cycle(task, {leading})):  # see _join
-            self._finish(task, FAILED, None, cycle_error(cycle), report)
-
-    @staticmethod
-    def _follows(task: Task) -> Future[Any] | None:
-        """The future of the equal task that a task waits for."""
-        lookup = task.memo
-        return None if lookup is None or lookup.leader is task.future else lookup.leader
-
-    def _leader_done(self, task: Task, future: Any, report: _Report) -> bool:
-        """Take over what an equal task gave; if that was cancelled, look up again. False if the future is not
-        that of an equal one.
-        """
-        lookup = task.memo
-        if lookup is None or lookup.leader is None or future is not lookup.leader:
-            return False
-        if task.state is not PENDING:
-            return True
-        if future.cancelled():
-            lookup.leader = None
-            report.ready.append(task)
-        else:
-            cast("Memory", self._memory).share(task, lookup, future.task_id)
-            error = error_of(future)
-            state = DONE if error is None else FAILED
-            self._finish(task, state, future._result, error, report, memo_hit=True)
-        return True
+    def _pass_on(
+        self,
+        tasks: Sequence[Task],
+        leader: Task,
+        state: TaskState,
+        value: Any,
+        error: BaseException | None,
+        report: _Report,
+    ) -> None:
+        """Give what an equal task gave to those that followed it; if it was cancelled, one leads now."""
+        if state is CANCELLED:
+            report.ready.extend(tasks)
+            return
+        for task in tasks:
+            lookup = task.memo
+            if lookup is not None:  # else it was cancelled
+                cast("Memory", self._memory).share(task, lookup, leader.id)
+                self._finish(task, state, value, error, report, memo_hit=True)
 
     def _remember(self, task: Task, value: Any, error: BaseException | None) -> None:
         """Before the task is finished, so that no equal call runs in between."""
@@ -654,9 +640,9 @@ class Kernel:
             if task.state in FINAL or task.state is unless:
                 return False
             self._move(task, state)
-            future = task.future
+            future, followers = task.future, None
             if task.memo is not None:
-                cast("Memory", self._memory).leave(task)
+                followers = cast("Memory", self._memory).leave(task, state is CANCELLED)
                 self._memo_hits += memo_hit
                 future.memo_hit = memo_hit
         report.finished.append(task.call_id)
@@ -667,6 +653,8 @@ class Kernel:
         if self._journal.active:
             data = {"task": task.id, "error": error and safe_repr(error), "memo_hit": memo_hit}
             self._journal.note(f"task.{state.name.lower()}", data)
+        if followers:
+            self._pass_on(followers, task, state, value, error, report)
         return True
 
     def _move(self, task: Task, state: TaskState) -> None:
@@ -843,9 +831,9 @@ class Kernel:
 
     def awaited_by(self, task: Task) -> Sequence[Any]:
         """The futures that a task waits for."""
-        leader, awaited = self._follows(task), task.waits_for
+        leader, awaited = followed_by(task), task.waits_for
         if leader is not None:
-            return (leader,)
+            return (leader.future,)
         if type(awaited) is Waiter:
             return (awaited.future,)
         try:
@@ -877,9 +865,9 @@ class Kernel:
         if task.state is LAUNCHED and task.executor is not None:
             state = "runs on" if task.call_id in running else "waits for a worker of"
             return f"{state} {task.executor.label!r}"
-        leader = self._follows(task)
+        leader = followed_by(task)
         if leader is not None:
-            return f"waits for an equal call, task {leader.task_id}"
+            return f"waits for an equal call, task {leader.id}"
         return {
             PENDING: f"waits for {task.missing} futures",
             JOINING: f"waits for {task.missing} futures that it returned",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +33,13 @@ from ._interfaces import (
 )
 from .dependencies import unshare
 from .failure import safe_repr
+from .state import TaskState
 
 if TYPE_CHECKING:
     from ._interfaces import Memoizer
-    from .future import Future
     from .task import Task, TaskSpec
 
-__all__ = ["Lookup", "Memory"]
+__all__ = ["Flight", "Lookup", "Memory", "followed_by", "followers_of"]
 
 _log = logging.getLogger("weft")
 _DEFAULT = MemoOptions()
@@ -58,30 +59,37 @@ _NOT_ITS_OWN = (
 )
 
 
+class Flight:
+    """Equal tasks that are not finished: the one that leads, and those that follow it."""
+
+    __slots__ = ("followers", "leader")
+
+    def __init__(self, leader: Task) -> None:
+        self.leader = leader
+        self.followers: list[Task] = []  # those that were cancelled meanwhile too
+
+
 class Lookup:
-    """A task's call, as the memoizer knows it.
+    """A task's call, as the memoizer knows it, and the flight that it is in, from when it was looked for."""
 
-    leader: the future of the equal task that it follows, its own if it leads, None if neither.
-    """
-
-    __slots__ = ("call", "errors", "leader")
+    __slots__ = ("call", "errors", "flight")
 
     def __init__(self, call: MemoCall, errors: bool) -> None:
         self.call = call
         self.errors = errors
-        self.leader: Future[Any] | None = None
+        self.flight: Flight | None = None
 
 
 class Memory:
-    """Asks a memoizer, which may raise anything, and keeps who leads.
+    """Asks a memoizer, which may raise anything, and keeps what is in flight.
 
-    ``lead`` and ``leave`` are called with the kernel's lock held, all else without it.
+    ``enter`` and ``leave`` are called with the kernel's lock held, all else without it.
     """
 
     def __init__(self, memoizer: Memoizer) -> None:
         self._memoizer = memoizer
         self._every = memoizer.every
-        self._leaders: dict[bytes, Task] = {}
+        self._flights: dict[bytes, Flight] = {}
         self._said: set[str] = set()
         self._closing: threading.Thread | None = None
         self._problem: str | None = None
@@ -103,16 +111,31 @@ class Memory:
             raise TypeError(f"a memoizer must identify a call as a MemoCall, not {safe_repr(call)}")
         return Lookup(call, options.errors)
 
-    def lead(self, task: Task, lookup: Lookup) -> Future[Any]:
-        """The future of the task that leads the equal ones: this task's own, if none did."""
-        lookup.leader = self._leaders.setdefault(lookup.call.key, task).future
-        return lookup.leader
+    def enter(self, task: Task, lookup: Lookup) -> bool:
+        """Put a task among the equal ones. Whether it leads them: else it follows."""
+        flight = lookup.flight
+        if flight is None:
+            flight = lookup.flight = self._flights.get(lookup.call.key) or Flight(task)
+        if flight.leader is not task:
+            flight.followers.append(task)
+            return False
+        self._flights[lookup.call.key] = flight
+        return True
 
-    def leave(self, task: Task) -> None:
-        """The task is finished: it leads no more."""
+    def leave(self, task: Task, cancelled: bool) -> Sequence[Task]:
+        """The task is finished. Those that followed it; if it was cancelled, the one that leads now."""
         lookup, task.memo = task.memo, None
-        if lookup is not None and self._leaders.get(lookup.call.key) is task:
-            del self._leaders[lookup.call.key]
+        flight = None if lookup is None else lookup.flight
+        if lookup is None or flight is None or flight.leader is not task:
+            return ()
+        followers = flight.followers
+        while cancelled and followers:
+            follower = followers.pop(0)
+            if follower.state is TaskState.PENDING:
+                flight.leader = follower
+                return (follower,)
+        del self._flights[lookup.call.key]
+        return followers
 
     def recall(self, task: Task, lookup: Lookup) -> MemoEntry | None:
         """What an earlier equal call gave; a memoizer that breaks has nothing."""
@@ -165,6 +188,20 @@ class Memory:
         if method not in self._said:
             self._said.add(method)
             _log.exception("the memoizer's %s raised, which it must not; said once", method)
+
+
+def followed_by(task: Task) -> Task | None:
+    """The equal task that leads this one."""
+    lookup = task.memo
+    flight = None if lookup is None else lookup.flight
+    return None if flight is None or flight.leader is task else flight.leader
+
+
+def followers_of(task: Task) -> Sequence[Task]:
+    """The equal tasks that this one leads."""
+    lookup = task.memo
+    flight = None if lookup is None else lookup.flight
+    return () if flight is None or flight.leader is not task else tuple(flight.followers)
 
 
 def _is_its_own(error: BaseException) -> bool:
