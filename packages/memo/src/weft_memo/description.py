@@ -66,7 +66,8 @@ def describe(value: Any, name: str = "", digest: bytes | None = None) -> str:
 
     Never raises, changes nothing, and calls nothing that a user's class defines but what hashes it. name: of
     the parameter; one that says that it holds a secret (``password``, ``token``, ...) is described by a
-    digest alone, as are keys and fields inside. digest: of the whole value, where it is known: saves taking it again.
+    digest alone, as are keys and fields inside. digest: of the whole value, where it is known, so that it
+    need not be taken again.
     """
     try:
         if name and is_secret(name):
@@ -263,7 +264,9 @@ def _instance(value: Any, budget: int, above: tuple[int, ...], digest: bytes | N
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """The attributes that an instance holds, sorted by name; what its class computes is not among them."""
+    """The attributes that an instance holds, those of a dataclass in its order, others sorted by name; what
+    its class computes is not among them.
+    """
     kind = type(value)
     if issubclass(kind, tuple):
         names = kind._fields  # type: ignore[attr-defined]
@@ -278,7 +281,9 @@ def _fields(value: Any) -> dict[str, Any]:
                     continue
     with suppress(AttributeError):
         found.update(object.__getattribute__(value, "__dict__"))
-    return {str(name): found[name] for name in sorted(found, key=str)}
+    declared = getattr(kind, "__dataclass_fields__", None)
+    names = [name for name in declared if name in found] if type(declared) is dict else []
+    return {str(name): found[name] for name in (*names, *sorted(found.keys() - names, key=str))}
 
 
 def _enum(value: Any, budget: int, above: tuple[int, ...], digest: bytes | None) -> tuple[Node, int]:

@@ -51,9 +51,9 @@ class Change:
 class Explanation:
     """Why a call was run, or was not.
 
-    outcome: ``"miss"``, ``"hit"`` or ``"shared"``. task: the name of the task. summary: one sentence. changes:
-    of a miss, what differs from the nearest earlier call. run, time (seconds since the epoch): where and
-    when that call, or of a hit the outcome, was made.
+    outcome: ``"miss"``, ``"hit"`` or ``"shared"``. task: its name. summary: one sentence. changes: of a miss,
+    what differs from the nearest earlier call. run, time (seconds since the epoch): where and when that call,
+    or of a hit the outcome, was made.
     """
 
     outcome: str
@@ -171,7 +171,8 @@ def _identity_changes(store: MemoStore, name: str, old: str | None, new: str | N
     for key in ("policy", "version"):
         if before.get(key) != after.get(key):
             found = True
-            yield Change(what=_titled(key, name), lines=(f"{before.get(key)} -> {after.get(key)}",))
+            told = f"{before.get(key) or 'none'} -> {after.get(key) or 'none'}"
+            yield Change(what=_titled(key, name), lines=(told,))
     old_parts, new_parts = _parts(before), _parts(after)
     for part in dict.fromkeys((*new_parts, *old_parts)):
         if old_parts.get(part) != new_parts.get(part):
