@@ -24,6 +24,8 @@ __all__ = ["encode"]
 
 LONGEST: Final = 250_000  # nesting; only a method that returns ever new values gets there
 
+EMPTY: Final = Node(b"", ())
+
 
 @dataclass(slots=True)
 class Part:
@@ -79,7 +81,7 @@ class Search:
         if number is not None:
             return self.done.get(number, number)
         if len(self.path) > LONGEST:
-            raise UnknownTypeError(qualified_name(kind), "", f"nested more than {LONGEST:,} times")
+            raise UnknownTypeError(qualified_name(kind), "...", f"nested more than {LONGEST:,} times")
         split = SPLITS.get(kind)
         try:
             node = self.walk.split(kind, value) if split is None else split(value)
@@ -120,7 +122,7 @@ class Search:
             self.done.update(refine(group))
         for part in group:
             part.found = []
-            part.node = part.node._replace(parts=())
+            part.node = EMPTY
 
 
 def refine(group: list[Part]) -> dict[int, Encoding]:

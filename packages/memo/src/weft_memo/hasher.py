@@ -44,6 +44,8 @@ def _encode(walk: Walk, value: Any, name: str) -> bytes:
     try:
         return walk.encode_any(value)
     except UnknownTypeError as error:
+        if error.path:  # too deep to look for
+            raise
         problem = error
     from .path import locate
 

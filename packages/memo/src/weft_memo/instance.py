@@ -61,6 +61,8 @@ def _live(kind: type) -> str:
         return "it stands for something that is open"
     if hasattr(kind, "__next__") and is_standard(kind):
         return "an iterator changes when it is read: pass a list of what it gives"
+    if hasattr(kind, "submit") and hasattr(kind, "shutdown"):
+        return "an executor"
     if hasattr(kind, "start") and hasattr(kind, "join") and hasattr(kind, "is_alive"):
         return "a thread or process"
     return ""

@@ -18,6 +18,8 @@ LONGEST = 200
 
 def locate(walk: Walk, root: Any, name: str, problem: UnknownTypeError) -> UnknownTypeError:
     """The error again, with the path to its cause."""
+    from .walk import failed
+
     todo: list[tuple[Any, tuple[Any, ...]]] = [(root, ())]
     met: dict[int, Any] = {}
     while todo:
@@ -30,6 +32,9 @@ def locate(walk: Walk, root: Any, name: str, problem: UnknownTypeError) -> Unkno
             node = walk.split(type(value), value) if split is None else split(value)
         except UnknownTypeError as error:
             return UnknownTypeError(error.type_name, shown(path, name), error.reason)
+        except RecursionError as error:
+            found = failed(type(value), error)
+            return UnknownTypeError(found.type_name, shown(path, name), found.reason)
         if isinstance(node, Node):
             todo += [(part, (path, label(node, at))) for at, part in enumerate(node.parts)][::-1]
     return problem if not name else UnknownTypeError(problem.type_name, name, problem.reason)
