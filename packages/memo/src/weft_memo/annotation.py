@@ -23,14 +23,11 @@ def annotation_text(value: Any) -> str:
         origin = typing.get_origin(value)
         name = "Union" if origin in (typing.Union, types.UnionType) else annotation_text(origin)
         return f"{name}[{', '.join(annotation_text(part) for part in arguments)}]"
-    forward = getattr(value, "__forward_arg__", None)
-    if isinstance(forward, str):
-        return forward
-    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
-    if isinstance(name, str):
-        return name
-    special = getattr(value, "_name", None)
-    return special if isinstance(special, str) else f"<{type(value).__qualname__}>"
+    for attribute in ("__forward_arg__", "__qualname__", "__name__", "_name"):
+        found = getattr(value, attribute, None)
+        if isinstance(found, str):
+            return found
+    return f"<{type(value).__qualname__}>"
 
 
 def class_annotations(cls: type) -> dict[str, Any]:

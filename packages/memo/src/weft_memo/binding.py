@@ -22,8 +22,8 @@ def bind_arguments(
     What ``*args`` takes is a tuple under its name, left out where it is empty; what ``**kwargs``
     takes stands under its own names, after the parameters. A function whose signature is not known has
     ``"0"``, ``"1"``, ... for its positional arguments. Signatures are those that :func:`inspect.signature`
-    gives, and are looked at once for each shape of call. Raises ``TypeError`` for a call that the function does
-    not take. Threads may call it at once.
+    gives, and are looked at once for each shape of call. Raises ``TypeError`` for a call that the function
+    does not take. Threads may call it at once.
     """
     shape = (len(args), *kwargs) if kwargs else len(args)
     plans = _PLANS.get(function)

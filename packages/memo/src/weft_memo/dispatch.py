@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
     Handler = Callable[[Reach, Any, str], "Unit | str"]
 
-__all__ = ["handler", "is_code", "without_content"]
+__all__ = ["NOT_LOOKED_INTO", "handler", "has_content", "is_code", "without_content"]
+
+
+NOT_LOOKED_INTO = ": not looked into"
 
 
 def handler(value: Any) -> Handler | None:
@@ -48,7 +51,12 @@ def handler(value: Any) -> Handler | None:
 
 def is_code(value: Any) -> bool:
     """Whether a value is, or holds, code that can be followed."""
-    return handler(value) not in (None, _opaque)
+    return handler(value) is not None
+
+
+def has_content(value: Any) -> bool:
+    """Whether there is anything in a value that could be looked into."""
+    return not isinstance(value, _OPAQUE) and type(value) is not object
 
 
 def without_content(value: Any) -> str:
@@ -57,14 +65,14 @@ def without_content(value: Any) -> str:
     name = getattr(value, "__name__", None)
     own = f" {name}" if isinstance(name, str) else ""
     module = "" if origin_of_module(kind.__module__).kind == "user" else f"{kind.__module__}."
-    return f"{module}{kind.__qualname__}{own}, not looked into"
+    return f"{module}{kind.__qualname__}{own}{NOT_LOOKED_INTO}"
 
 
 def _composite(reach: Reach, value: Any, name: str, what: str, parts: Mapping[str, Any]) -> Unit | str:
     known = reach.known(id(value))
     if known is not None:
         return known
-    unit = reach.unit(id(value), "helper", name, value, what)
+    unit = reach.unit(id(value), "helper", f"{name} ({what})", value, what)
     unit.own = blake3(what.encode()).digest()
     unit.text = f"{what} of {', '.join(parts)}"
 
@@ -102,7 +110,7 @@ def _builtin(reach: Reach, value: Any, name: str) -> Unit | str:
     module = getattr(value, "__module__", None)
     if not isinstance(module, str):
         home = getattr(value, "__objclass__", None) or (owner if isinstance(owner, type) else type(owner))
-        module = getattr(home, "__module__", "builtins")
+        module = str(getattr(home, "__module__", "builtins"))
     text = f"{module}.{getattr(value, '__qualname__', name)}"
     if owner is None or isinstance(owner, (types.ModuleType, type)):
         return reach.leaf(origin_of_module(module), text)
@@ -137,10 +145,6 @@ def _weft(reach: Reach, value: Any, name: str) -> Unit | str:
     return reach.target(wrapped, "value", name)
 
 
-def _opaque(reach: Reach, value: Any, name: str) -> Unit | str:
-    return without_content(value)
-
-
 def _typing(reach: Reach, value: Any, name: str) -> Unit | str:
     return annotation_text(value)
 
@@ -171,20 +175,20 @@ _BASES: tuple[tuple[Any, Handler], ...] = (
     (property, _attributes("fget", "fset", "fdel")),
     (functools.cached_property, _attributes("func")),
     (functools.singledispatchmethod, _attributes("func", "dispatcher")),
-    (
-        (
-            logging.Logger,
-            logging.LoggerAdapter,
-            io.IOBase,
-            Future,
-            threading.Thread,
-            threading.local,
-            type(threading.Lock()),
-            type(threading.RLock()),
-            threading.Condition,
-            threading.Event,
-            threading.Semaphore,
-        ),
-        _opaque,
-    ),
+)
+# What has no content, only an identity.
+_OPAQUE = (
+    logging.Logger,
+    logging.LoggerAdapter,
+    io.IOBase,
+    Future,
+    threading.Thread,
+    threading.local,
+    type(threading.Lock()),
+    type(threading.RLock()),
+    threading.Condition,
+    threading.Event,
+    threading.Semaphore,
+    types.GeneratorType,
+    types.CoroutineType,
 )

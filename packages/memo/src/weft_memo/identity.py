@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-import operator
+import threading
 import types
-import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from blake3 import blake3
 from weft_interfaces import InputError
 
+from .code import PYTHON
+from .known import Known
 from .origin import module_name, origin_of_namespace
-from .reach import MISSING, Reach, graph_digest, part_digests
-from .source import PYTHON
+from .reach import Reach, graph_digest, part_digests
 from .weak import WeakTable
 
 __all__ = ["POLICIES", "FunctionIdentity", "identify_class", "identify_function"]
@@ -53,12 +54,12 @@ def identify_function(
     """
     if policy is None:
         policy = "deep" if version is None else "name"
-    key = (policy, version)
     table = _KNOWN.get(function)
-    if table is not None:
-        known = table.get(key)
-        if known is not None and known.holds():
-            return known.identity
+    if table is not None and not _walks.reaches:
+        known = table.get((policy, version))
+        if known is not None and known.holds(function):
+            identity: FunctionIdentity = known.identity
+            return identity
     return _identify(function, policy, version)
 
 
@@ -69,19 +70,42 @@ def identify_class(cls: type) -> FunctionIdentity:
     return identify_function(cls)
 
 
-_KNOWN: WeakTable[dict[tuple[str, str | None], Any]] = WeakTable()
+class _Walks(threading.local):
+    """The walks of this thread that are under way: hashing a value may need the identity of a function."""
+
+    def __init__(self) -> None:
+        self.reaches: list[Reach] = []
+
+    @contextlib.contextmanager
+    def of(self, reach: Reach) -> Iterator[None]:
+        self.reaches.append(reach)
+        try:
+            yield
+        finally:
+            self.reaches.pop()
+
+
+_walks = _Walks()
+_KNOWN: WeakTable[dict[tuple[str, str | None], Known]] = WeakTable(10_000)
 
 
 def _identify(function: Callable[..., Any], policy: str, version: str | None) -> FunctionIdentity:
     if policy not in POLICIES:
         raise InputError(f"memo policy: {policy!r} is not one of {', '.join(map(repr, POLICIES))}")
     reach = Reach(deep=policy == "deep")
-    if policy == "name":
+    outer = _walks.reaches
+    if policy == "name" or any(one.root is function for one in outer):
         identity = _by_name(function, version)
     else:
-        reach.walk(function)
+        with _walks.of(reach):
+            reach.walk(function)
         identity = _by_code(reach, policy, version)
-    known = _Known(identity, reach)
+    if outer:
+        # Inside a value that another walk hashes: a cycle may have been cut here, so that this is no
+        # identity to be known by elsewhere.
+        outer[-1].absorb(reach)
+        return identity
+    known = Known(identity, reach, function)
     table = _KNOWN.get(function)
     if table is None:
         _KNOWN[function] = table = {}
@@ -155,66 +179,3 @@ def _finish(
 
 def _digest(*parts: str) -> bytes:
     return blake3("\0".join(parts).encode("utf-8", "surrogatepass")).digest()
-
-
-_code = operator.attrgetter("__code__")
-_alive: Any = weakref.ref.__call__
-
-
-class _Known:
-    """An identity, and the bindings under which it is right.
-
-    Bound objects are known by their address alone, so that nothing large is kept alive: a weak reference
-    tells when one is gone, and only what cannot be referenced weakly is kept.
-    """
-
-    __slots__ = ("_absent", "_cells", "_codes", "_functions", "_gone", "_kept", "_namespaces", "identity")
-
-    def __init__(self, identity: FunctionIdentity, reach: Reach) -> None:
-        self.identity = identity
-        self._gone: list[Any] = []
-        self._kept: list[Any] = []
-        self._namespaces: list[tuple[Mapping[str, Any], Any, Any]] = []
-        self._absent: list[tuple[Mapping[str, Any], tuple[str, ...]]] = []
-        for namespace, bindings in reach.namespaces.values():
-            self._watch(namespace, bindings)
-        self._cells = [(cell, self._address(value)) for cell, value in reach.cells]
-        self._functions = [weakref.ref(function) for function in reach.functions]
-        self._codes = [id(function.__code__) for function in reach.functions]
-        self._kept += [function.__code__ for function in reach.functions]
-
-    def holds(self) -> bool:
-        """Whether all that was bound then is bound now."""
-        if self._gone:
-            return False
-        try:
-            for namespace, values, addresses in self._namespaces:
-                if [*map(id, values(namespace))] != addresses:
-                    return False
-            for namespace, names in self._absent:
-                if not namespace.keys().isdisjoint(names):
-                    return False
-            for cell, address in self._cells:
-                if id(cell.cell_contents) != address:
-                    return False
-            return [*map(id, map(_code, map(_alive, self._functions)))] == self._codes
-        except (KeyError, ValueError, AttributeError):  # a name, the content of a cell or a function is gone
-            return False
-
-    def _watch(self, namespace: Mapping[str, Any], bindings: Mapping[str, Any]) -> None:
-        there = {name: value for name, value in bindings.items() if value is not MISSING}
-        absent = tuple(name for name in bindings if name not in there)
-        if there:
-            # One name more than needed makes the getter return a tuple in any case.
-            names = (*there, next(iter(there)))
-            addresses = [self._address(there[name]) for name in names]
-            self._namespaces.append((namespace, operator.itemgetter(*names), addresses))
-        if absent:
-            self._absent.append((namespace, absent))
-
-    def _address(self, value: Any) -> int:
-        try:
-            self._kept.append(weakref.ref(value, self._gone.append))
-        except TypeError:
-            self._kept.append(value)
-        return id(value)

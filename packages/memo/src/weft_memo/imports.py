@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
+from .code import Import, module_code
 from .origin import USER, module_name, origin_of_file, origin_of_namespace
-from .source import Import, module_code
 
 if TYPE_CHECKING:
     from .reach import Reach, Unit
@@ -109,6 +109,8 @@ def _find(name: str) -> str | None:
     file: str | None = None
     full = ""
     for part in name.split("."):
+        if full and path is None:  # no package
+            return None
         full = f"{full}.{part}" if full else part
         try:
             spec = importlib.machinery.PathFinder.find_spec(full, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
 import sys
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from blake3 import blake3
 
 from .annotation import annotation_text, class_annotations
+from .code import class_text, code_of
 from .origin import USER, module_name, origin_of_namespace
-from .source import class_text, code_of
 
 if TYPE_CHECKING:
     from .reach import Reach, Unit
@@ -21,19 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["class_unit"]
 
 # What Python or a decorator puts there, and what follows from the rest.
-_GENERATED = frozenset(
-    [
-        "_abc_impl",
-        "_is_protocol",
-        "_is_runtime_protocol",
-        "_fields_defaults",
-        "_field_defaults",
-        "_field_types",
-    ]
-)
+_GENERATED = frozenset({"_abc_impl", "_is_protocol", "_is_runtime_protocol"})
 _COUNTED = frozenset({"__slots__", "__weft_memo__", "__hash__", "__eq__"})
 _PARAMETERS = ("init", "repr", "eq", "order", "unsafe_hash", "frozen")
 _FIELD = ("init", "repr", "hash", "compare", "kw_only")
+_SLOTS = (
+    types.MemberDescriptorType,
+    types.GetSetDescriptorType,
+    type(vars(collections.namedtuple("_Pair", "first"))["first"]),
+)
 _MUTABLE = (dict, list, set, bytearray)
 
 
@@ -72,12 +69,13 @@ def _fill(reach: Reach, unit: Unit, cls: type, name: str) -> None:
         reach.bind(vars(cls), label)
         if label in changed:
             edges[label] = "changed by the class itself: not looked into"
-        elif isinstance(value, (types.MemberDescriptorType, types.GetSetDescriptorType)):
+        elif isinstance(value, _SLOTS):
             edges[label] = "slot"
         else:
             edges[label] = reach.target(value, "attribute", f"{name}.{label}", (vars(cls), label))
     if isinstance(cls, enum.EnumMeta):
-        for member in cls.__members__.values():
+        members: Mapping[str, Any] = cls.__members__
+        for member in members.values():
             label = f"member {member._name_}"
             edges[label] = reach.target(member._value_, "attribute", f"{name}.{member._name_}")
     said += _dataclass(reach, cls, name, edges)
@@ -91,7 +89,7 @@ def _namespace(cls: type) -> Mapping[str, Any]:
 
 
 def _attributes(cls: type) -> Iterator[tuple[str, Any]]:
-    members = cls.__members__ if isinstance(cls, enum.EnumMeta) else {}
+    members: Mapping[str, Any] = cls.__members__ if isinstance(cls, enum.EnumMeta) else {}
     for name, value in list(vars(cls).items()):
         if name in _GENERATED or name in members:
             continue
@@ -108,7 +106,7 @@ def _attributes(cls: type) -> Iterator[tuple[str, Any]]:
 
 def _changed(cls: type, attributes: Mapping[str, Any]) -> set[str]:
     """Attributes that are a state of the class: its own methods change them."""
-    changed = set()
+    changed: set[str] = set()
     for value in attributes.values():
         function = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
         if not isinstance(function, types.FunctionType):

@@ -13,6 +13,7 @@ from typing import Any
 __all__ = ["Origin", "module_name", "origin_of_file", "origin_of_module", "origin_of_namespace"]
 
 _INSTALLED = ("site-packages", "dist-packages")
+MAIN = ("__main__", "__mp_main__")
 _WEFT = ("weft_executor_", "weft_provider_", "weft_channel_")
 _WEFT_NAMES = frozenset(
     ["weft", "weft_interfaces", "weft_core", "weft_memo", "weft_launchers", "weft_staging", "weft_monitoring"]
@@ -54,6 +55,8 @@ def origin_of_namespace(namespace: Mapping[str, Any]) -> Origin:
 def origin_of_file(name: str, file: str | None) -> Origin:
     """Of a module by its name and file. One that nothing is known of is the user's."""
     top = name.partition(".")[0]
+    if top in MAIN:
+        return USER
     if top in _WEFT_NAMES or top.startswith(_WEFT):
         return WEFT
     if file is None or file in ("built-in", "frozen"):
@@ -61,7 +64,7 @@ def origin_of_file(name: str, file: str | None) -> Origin:
         return STANDARD if known else USER
     root = _installation(name, file)
     if root is not None:
-        found = _distribution(top if top != "__main__" else _top_below(root, file), file)
+        found = _distribution(top, file)
         return USER if found is None else Origin("package", *found)
     return STANDARD if _is_below(os.path.abspath(file), _standard_folders()) else USER
 
@@ -69,7 +72,7 @@ def origin_of_file(name: str, file: str | None) -> Origin:
 def module_name(namespace: Mapping[str, Any]) -> str:
     """The name of a module for people. Of ``__main__`` it is what it could be imported as."""
     name = namespace.get("__name__")
-    if name not in ("__main__", "__mp_main__"):
+    if name not in MAIN:
         return name if isinstance(name, str) else "<unknown>"
     spec, file = namespace.get("__spec__"), namespace.get("__file__")
     if spec is not None and isinstance(spec.name, str) and spec.name != "__main__":
@@ -89,7 +92,7 @@ def _installation(name: str, file: str) -> str | None:
             return folder
     depth = name.count(".") + os.path.basename(file).startswith("__init__.")
     root = folders[min(depth, len(folders) - 1)]  # pip install --target makes such, of any name
-    return root if name and name != "__main__" and _has_distributions(root) else None
+    return root if name and _has_distributions(root) else None
 
 
 @functools.lru_cache(maxsize=256)
@@ -109,11 +112,6 @@ def _standard_folders() -> tuple[str, ...]:
 
 def _is_below(file: str, roots: tuple[str, ...]) -> bool:
     return any(file.startswith(root + os.sep) for root in roots)
-
-
-def _top_below(root: str, file: str) -> str:
-    first = os.path.relpath(os.path.abspath(file), root).split(os.sep)[0]
-    return first.partition(".")[0]
 
 
 def _distribution(top: str, file: str) -> tuple[str, str] | None:

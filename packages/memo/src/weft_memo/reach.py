@@ -24,8 +24,8 @@ from typing import Any
 from blake3 import blake3
 
 from . import dispatch, imports
+from .code import MUTATORS, PYTHON, Code, code_of
 from .origin import USER, Origin, module_name, origin_of_module, origin_of_namespace
-from .source import MUTATORS, PYTHON, Code, code_of
 from .state import State
 
 __all__ = ["MISSING", "Reach", "Unit"]
@@ -87,6 +87,7 @@ class Reach:
         self.cells: list[tuple[types.CellType, Any]] = []
         self.written: set[tuple[int, str]] = set()
         self.root: Any = None
+        self.inner = 0  # walks of functions inside values
         self._known: dict[Any, Unit] = {}
         self._alive: list[Any] = []
         self._names: dict[str, int] = {}
@@ -129,6 +130,16 @@ class Reach:
     def soon(self, work: Callable[[], None]) -> None:
         """Do this after what is being done."""
         self._waiting.append(work)
+
+    def absorb(self, other: Reach) -> None:
+        """Depend on what a walk of a function inside a value depends on."""
+        self.inner += 1
+        self.python |= other.python
+        self.packages.update(other.packages)
+        self.functions += other.functions
+        self.cells += other.cells
+        for key, (namespace, bindings) in other.namespaces.items():
+            self.namespaces.setdefault(key, (namespace, {}))[1].update(bindings)
 
     def bind(self, namespace: Mapping[str, Any], name: str) -> Any:
         """The value of a global, noted as one that the identity depends on."""
@@ -217,7 +228,7 @@ class Reach:
 
     def _fill(self, unit: Unit, function: types.FunctionType, *, is_root: bool) -> None:
         code = code_of(function)
-        self.python |= code.python
+        self.python |= code.compiled
         unit.text = code.text
         namespace = function.__globals__
         decorators = [digest for chain, digest in code.decorators if not self._is_weft(namespace, chain)]

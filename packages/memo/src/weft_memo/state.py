@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from blake3 import blake3
 
 from . import content, dispatch
+from .code import assignments
 from .origin import USER, origin_of_module
-from .source import assignments
+from .weak import WeakTable
 
 if TYPE_CHECKING:
     from .reach import Reach, Unit
@@ -20,6 +21,7 @@ __all__ = ["State"]
 
 _SCALARS = frozenset({int, float, complex, str, bytes, bool, type(None)})
 _CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
+_OBJECT: Any = object
 _BUILT_IN = (int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, BaseException)
 
 
@@ -46,7 +48,8 @@ class State:
             return
         said = self._shape(unit, value, "", ())
         unit.own = blake3(said.encode("utf-8", "surrogatepass")).digest()
-        unit.text = content.describe(value) if not said.endswith("not looked into") else said
+        name = unit.name.partition(" ")[2]
+        unit.text = said if said.endswith(dispatch.NOT_LOOKED_INTO) else content.describe(value, name)
 
     def _fill_written(self, unit: Unit, value: Any, namespace: Mapping[str, Any], name: str) -> None:
         """What the code changes counts by how it is made, not by what it is just now."""
@@ -71,6 +74,8 @@ class State:
             target = self._reach.target(value, "value", f"{unit.name.partition(' ')[2]}{path}")
             unit.edges[path or "value"] = target
             return "code" if not isinstance(target, str) else target
+        if not dispatch.has_content(value):
+            return dispatch.without_content(value)
         inner = (*above, id(value))
         if kind in _CONTAINERS and not _is_plain(value):
             return self._container(unit, value, path, inner)
@@ -106,20 +111,35 @@ class State:
         return f"instance[{','.join(parts)}]"
 
     def _opaque(self, unit: Unit, value: Any, path: str) -> str:
-        cls, types = type(value), set[type]()
+        cls = type(value)
         origin = origin_of_module(cls.__module__)
         if origin.kind == "package":
             self._reach.leaf(origin, cls.__qualname__)
-        try:
-            said = content.digest(value, types).hex()
-        except Exception:  # noqa: BLE001  hashing may run code of the user's, which may raise anything
-            said = dispatch.without_content(value)
-            if origin is USER:
-                types.add(cls)
+        said, types = self._digest(value)
+        if origin is USER:
+            types = types | {cls}
         for one in sorted(types, key=lambda one: one.__qualname__):
             label = f"class {one.__qualname__} in {path or 'it'}"
             unit.edges[label] = self._reach.target(one, "value", one.__qualname__)
         return said
+
+    def _digest(self, value: Any) -> tuple[str, frozenset[type]]:
+        known = _DIGESTS.get(value)
+        if known is not None:
+            return known
+        types, before = set[type](), self._reach.inner
+        try:
+            said = content.digest(value, types).hex()
+        except Exception:  # noqa: BLE001  hashing may run code of the user's, which may raise anything
+            said = dispatch.without_content(value)
+        found = said, frozenset(types)
+        if self._reach.inner == before:  # else it holds code, which must be walked each time
+            _DIGESTS[value] = found
+        return found
+
+
+# Of what can be referenced weakly: arrays and frames may be large, and several functions read them.
+_DIGESTS: WeakTable[tuple[str, frozenset[type]]] = WeakTable()
 
 
 def _is_plain(value: Any, depth: int = 8) -> bool:
@@ -138,7 +158,7 @@ def _is_plain(value: Any, depth: int = 8) -> bool:
 
 def _is_instance_of_user(value: Any) -> bool:
     """Whether a value is an instance of a class of the user's that says nothing of how to copy it."""
-    cls = type(value)
+    cls: Any = type(value)
     if origin_of_module(cls.__module__) is not USER:
         return False
     if isinstance(value, enum.Enum):
@@ -147,8 +167,8 @@ def _is_instance_of_user(value: Any) -> bool:
         not isinstance(value, _BUILT_IN)
         and not hasattr(cls, "__weft_memo__")
         and not content.is_registered(cls)
-        and cls.__reduce_ex__ is object.__reduce_ex__
-        and cls.__reduce__ is object.__reduce__
+        and cls.__reduce_ex__ is _OBJECT.__reduce_ex__
+        and cls.__reduce__ is _OBJECT.__reduce__
         and getattr(cls, "__getstate__", None) is getattr(object, "__getstate__", None)
     )
 

@@ -12,15 +12,15 @@ __all__ = ["Syntax"]
 _IGNORED = frozenset({"ctx", "kind", "type_comment", "type_ignores", "simple"})
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _SCOPES = (*_FUNCTIONS, ast.ClassDef, ast.Module)
-_FIELDS: dict[type, tuple[str, ...]] = {}
+_PLANS: dict[type, tuple[str, tuple[tuple[str, str], ...]]] = {}
 
 
 class Syntax:
     """Writes nodes in their canonical form, and notes which names they load, store and import.
 
-    loads: dotted names, as tuples. assigned: those that are bound. written: those that are assigned in part (``name[0] = 1``, ``name.x = 1``).
-    stored: names that are declared global or nonlocal, and bound. imports: (module, level, name or None, bound
-    as).
+    loads: dotted names, as tuples. assigned: those that are bound. written: those that are changed in place
+    (``name[0] = 1``, ``name.x = 1``). stored: names that are declared global or nonlocal, and bound.
+    imports: (module, level, name or None, bound as); an empty text for what an import binds by itself.
     """
 
     def __init__(self) -> None:
@@ -62,17 +62,23 @@ class Syntax:
         if special is not None:
             special(self, node)
             return
-        fields = _FIELDS.get(kind)
-        if fields is None:
-            fields = _FIELDS[kind] = tuple(name for name in kind._fields if name not in _IGNORED)
+        plan = _PLANS.get(kind)
+        if plan is None:
+            fields = tuple((name, f" {name}=") for name in kind._fields if name not in _IGNORED)
+            plan = _PLANS[kind] = "(" + kind.__name__, fields
         out = self._out
-        out.append("(" + kind.__name__)
-        for name in fields:
+        out.append(plan[0])
+        for name, label in plan[1]:
             value = getattr(node, name, None)
             if value is None or value == []:
                 continue
-            out.append(" " + name + "=")
-            self._value(value)
+            out.append(label)
+            if isinstance(value, ast.AST):
+                self.write(value)
+            elif isinstance(value, list):
+                self._list(value)
+            else:
+                self._value(value)
         out.append(")")
 
     def _value(self, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from typing import Any, Generic, TypeVar
 
@@ -13,10 +14,12 @@ T = TypeVar("T")
 class WeakTable(Generic[T]):
     """Like :class:`weakref.WeakKeyDictionary`, for keys whose hash or equality is slow or their own.
 
-    A key that cannot be referenced weakly is not kept. Threads may use it at once.
+    A key that cannot be referenced weakly is not kept, and beyond ``limit`` the oldest go. Threads may use it
+    at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = 100_000) -> None:
+        self._limit = limit
         self._entries: dict[int, tuple[weakref.ref[Any], T]] = {}
 
     def get(self, key: Any) -> T | None:
@@ -36,6 +39,9 @@ class WeakTable(Generic[T]):
             entries[number] = (weakref.ref(key, forget), value)
         except TypeError:
             return
+        while len(entries) > self._limit:
+            with contextlib.suppress(StopIteration, RuntimeError):  # another thread was faster
+                entries.pop(next(iter(entries)), None)
 
     def __len__(self) -> int:
         return len(self._entries)
