@@ -169,7 +169,9 @@ class TestPickleMemoHasher(MemoHasherSuite):
         return PickleMemoHasher()
 
 
-@left_out("test_what_was_flushed_survives")  # it does not outlive its process
+@left_out(  # it does not outlive its process
+    "test_what_was_flushed_survives", "test_a_description_survives_with_the_entry_that_refers_to_it"
+)
 class TestInMemoryMemoStore(MemoStoreSuite):
     def make_store(self):
         return InMemoryMemoStore()

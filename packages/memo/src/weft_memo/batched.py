@@ -112,8 +112,9 @@ class BatchedStore(BaseMemoStore):
             self._writer.describe(descriptions)
 
     def description(self, digest: bytes) -> str | None:
-        waiting = self._writer.text(digest)
-        return waiting if waiting is not None else self._text(digest)
+        waiting = self._writer.text(digest)  # first: it may be written meanwhile
+        kept = self._text(digest)
+        return waiting if kept is None else kept
 
     def flush(self) -> None:
         """See :meth:`MemoStore.flush`. Raises :class:`MemoStoreError` when something could not be written; it

@@ -109,7 +109,8 @@ class Writer:
         with self._condition:
             if self._size + size <= self._limit and not self._closing:
                 batch = self._open_batch()
-                batch.texts.update(texts)
+                for digest, text in texts.items():
+                    batch.texts.setdefault(digest, text)
                 self._added(batch, size)
 
     def flush(self) -> None:

@@ -36,6 +36,18 @@ class Opaque:
         raise TypeError("this object is not to be pickled")
 
 
+class Switch:
+    """On within ``with``."""
+
+    on = False
+
+    def __enter__(self) -> None:
+        self.on = True
+
+    def __exit__(self, *error: object) -> None:
+        self.on = False
+
+
 # Each differs from each other one: a hasher that confuses two of them makes a wrong result look right.
 DIFFERENT: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2**70, 1.0, 0.5, 1j, "", "1", "a", b"", b"1", b"a", "None", "[]", "()"),
@@ -195,6 +207,27 @@ class MemoHasherSuite:
         return done.stdout.strip()
 
 
+class Fading:
+    """Cannot be unpickled within ``with Fading.gone``."""
+
+    gone = Switch()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return faded, ()
+
+
+def faded() -> Fading:
+    """Make one again."""
+    if Fading.gone.on:
+        raise LookupError("this kind of value is no longer known")
+    return Fading()
+
+
+def inherited(store: MemoStore, method: str) -> bool:
+    """Whether a store leaves this one to :class:`BaseMemoStore`, which promises nothing."""
+    return bool(getattr(type(store), method).__qualname__.startswith("BaseMemoStore."))
+
+
 class MemoStoreSuite:
     """Subclass it and write ``make_store``; write ``reopen`` too if the store outlives its process."""
 
@@ -273,7 +306,7 @@ class MemoStoreSuite:
         store.put(self.entry(b"2", 2, "t", function=b"f", x=b"2", y=b"1"))
         store.put(self.entry(b"3", 3, "other", function=b"f", x=b"3", y=b"3"))
         near = store.nearest("t", {"function": b"f", "x": b"1", "y": b"2"})
-        if near is None and type(store).nearest.__qualname__.startswith("BaseMemoStore."):
+        if near is None and inherited(store, "nearest"):
             skip("this store explains nothing")
         assert near is not None, "nearest gives an entry of the task, if there is one"
         assert near.key == b"1", f"nearest shares most components, which is entry 1, not {near}"
@@ -290,12 +323,88 @@ class MemoStoreSuite:
         for moment in (1.0, 2.0, 3.0):
             key = b"%d" % moment
             store.put(dataclasses.replace(self.entry(key, 1, "t", x=b"x"), time=moment))
-        if store.nearest("t", {}) is None and type(store).nearest.__qualname__.startswith("BaseMemoStore."):
+        if store.nearest("t", {}) is None and inherited(store, "nearest"):
             skip("this store explains nothing")
         near = store.nearest("t", {"x": b"x"}, before=3.0)
         assert near is not None, "nearest gives an earlier entry, if there is one"
         assert near.key == b"2", f"the latest that is earlier than 3.0 is entry 2, not {near}"
         assert store.nearest("t", {"x": b"x"}, before=1.0) is None, "no entry is earlier than the first"
+        store.close()
+
+    def test_nearest_leaves_the_value_out(self) -> None:
+        store = self.make_store()
+        store.put(self.entry(b"1", "a value", "t", x=b"x"))
+        store.put(dataclasses.replace(self.entry(b"2", None, "u", x=b"x"), error=ValueError("bad")))
+        for task in ("t", "u"):
+            near = store.nearest(task, {"x": b"x"})
+            if near is None and inherited(store, "nearest"):
+                skip("this store explains nothing")
+            assert near is not None, "nearest gives an entry of the task, if there is one"
+            outcome = (near.value, near.error)
+            assert outcome == (None, None), f"nearest leaves the outcome out, not: {outcome}"
+            assert near.components == {"x": b"x"}, f"nearest gives the components, not: {near.components}"
+        store.close()
+
+    def test_an_error_is_an_outcome(self) -> None:
+        store = self.make_store()
+        store.put(dataclasses.replace(self.entry(b"key"), error=ValueError("bad", 3)))
+        for _ in range(2):
+            error = self.found(store, b"key").error
+            assert type(error) is ValueError, f"what was raised comes back as it was, not {error!r}"
+            assert error.args == ("bad", 3), f"what was raised comes back as it was, not {error!r}"
+            store.flush()
+        store.put(self.entry(b"key", 1))
+        assert self.found(store, b"key").error is None, "the latest of a key wins: a value"
+        store.close()
+
+    def test_a_value_that_cannot_be_read_any_more_is_a_miss_with_a_reason(self) -> None:
+        store = self.make_store()
+        assert store.problem(b"never put") is None, "what was never put is no problem"
+        with Fading.gone:
+            store.put(self.entry(b"key", Fading()))
+            store.put(self.entry(b"other", 1))
+            for _ in range(2):
+                found = store.get(b"key")
+                if found is not None:
+                    skip("this store keeps values as they are")
+                reason = store.problem(b"key")
+                if reason is None and inherited(store, "problem"):
+                    skip("this store explains nothing")
+                assert reason, "problem says why an entry that is there could not be read, but said nothing"
+                assert "no longer known" in reason, f"the reason names what went wrong, not: {reason}"
+                store.flush()
+            assert self.found(store, b"other").value == 1, "one broken entry does not hide others"
+            assert store.problem(b"other") is None, "an entry that could be read is no problem"
+        assert isinstance(self.found(store, b"key").value, Fading), "an entry is read anew each time"
+        assert store.problem(b"key") is None, "a problem is forgotten once the entry could be read"
+        store.close()
+
+    def test_descriptions_are_kept_by_digest(self) -> None:
+        store, long = self.make_store(), "a line of a long description\n" * 2_000
+        store.describe({})
+        store.describe({b"1": "one", b"2": long, b"3": ""})
+        if store.description(b"1") is None and inherited(store, "describe"):
+            skip("this store explains nothing")
+        for _ in range(2):
+            for digest, text in {b"1": "one", b"2": long, b"3": ""}.items():
+                kept = store.description(digest)
+                assert kept == text, f"a description comes back as it was: {text[:50]!r}, not {kept!r:.50}"
+            assert store.description(b"4") is None, "what was never described has no description"
+            store.describe({b"1": "another"})
+            store.flush()
+        store.close()
+
+    def test_a_description_survives_with_the_entry_that_refers_to_it(self) -> None:
+        store = self.make_store()
+        store.describe({b"d": "what x was"})
+        store.put(self.entry(b"key", 1, x=b"d"))
+        store.flush()
+        other = self.reopen(store)
+        if other.description(b"d") is None and inherited(store, "describe"):
+            skip("this store explains nothing")
+        kept = other.description(b"d")
+        assert kept == "what x was", f"whoever opens the store next finds the description, not {kept!r}"
+        other.close()
         store.close()
 
     def test_threads_may_use_it_at_once(self) -> None:
