@@ -27,9 +27,10 @@ PACKAGES = (
     "weft-executor-htex",
     "weft-executor-local",
     "weft-interfaces",
+    "weft-memo",
     "weft-provider-local",
 )
-PEERS = ("distributed", "numpy", "parsl", "pyzmq", "ray")
+PEERS = ("diskcache", "distributed", "joblib", "numpy", "parsl", "pyzmq", "ray")
 WIDTH = 180  # holds the longest names and all contenders: no figure is cut
 VERDICTS = {"met": "[green]met[/]", "missed": "[bold red]MISSED[/]", "": ""}
 

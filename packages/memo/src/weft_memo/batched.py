@@ -9,7 +9,6 @@ import os
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from weft_interfaces import BaseMemoStore, MemoEntry, MemoStoreError
@@ -171,7 +170,7 @@ class BatchedStore(BaseMemoStore):
                 self._note(record.key, str(problem))
                 broken += 1
                 continue
-            target._writer.put(replace(record, data=data))
+            target._writer.put(record._replace(data=data))
             target.describe(self._texts_of(record))
             copied += 1
         target.flush()

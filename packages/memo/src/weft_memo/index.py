@@ -41,6 +41,7 @@ CREATE TABLE texts (digest BLOB PRIMARY KEY, time REAL NOT NULL, text BLOB NOT N
 PRAGMA user_version = {FORMAT};
 COMMIT;
 """
+_FIND = f"SELECT {COLUMNS} FROM entries WHERE key = ?"
 _TABLES = {"entries", "entries_by_task", "entries_by_digest", "texts"}
 
 
@@ -122,8 +123,8 @@ class Index:
 
     def find(self, key: bytes) -> Record | None:
         """The entry of this key."""
-        row = self.one(f"SELECT {COLUMNS} FROM entries WHERE key = ?", key)
-        return None if row is None else Record(*row)
+        row = self.one(_FIND, key)
+        return None if row is None else Record._make(row)
 
     def latest(self, task: str, before: float, count: int) -> list[tuple[bytes, bytes]]:
         """Keys and packed components of the latest entries of a task that are earlier, the latest first."""

@@ -9,8 +9,7 @@ import platform
 import socket
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from blake3 import blake3
 from weft_interfaces import MemoEntry, PickleSerializer, RemoteError, SerializationError
@@ -37,8 +36,7 @@ class UnreadableError(Exception):
     """An entry that is there, but cannot be read; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One entry. data: its pickled outcome, or None where that is a file of this digest. size: of it.
 
     components: packed. origin: the versions of Python and of this package, the host and the process that made
@@ -93,8 +91,7 @@ def pack(entry: MemoEntry, inline: int) -> Record:
         data,
         b"",
     )
-    object.__setattr__(record, "mark", _mark(record))
-    return record
+    return record._replace(mark=_mark(record))
 
 
 def entry_of(record: Record, data: bytes | memoryview) -> MemoEntry:

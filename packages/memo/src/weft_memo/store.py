@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from .mounts import is_local
 from .record import Record
 from .salvage import salvage
 from .sweep import Removed, Sweep, broken_entries
-from .values import Values, sync_folders
+from .values import Values, sync_all
 from .writer import Batch
 
 __all__ = ["FileStore"]
@@ -132,6 +133,10 @@ class FileStore(BatchedStore):
     # -- inside -------------------------------------------------------------------------------------------
 
     def _find(self, key: bytes) -> Record | None:
+        index = self._index
+        if index is not None:
+            with suppress(sqlite3.Error):  # what is wrong with it is found below
+                return index.find(key)
         return self._guarded(lambda index: index.find(key))
 
     def _content(self, digest: bytes) -> bytes:
@@ -225,7 +230,7 @@ class FileStore(BatchedStore):
         with self._values.prepared(large) as prepared, self._gate:
             folders = {self._values.install(digest, large[digest], prepared) for digest in large}
             if folders:
-                sync_folders({*folders, self._values.folder})
+                sync_all({*folders, self._values.folder})
             index = self._current()
             try:
                 index.write(batch.records.values(), batch.texts)

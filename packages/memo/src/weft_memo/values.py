@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,8 +15,9 @@ from pathlib import Path
 
 from .record import UnreadableError, content_digest
 
-__all__ = ["Values"]
+__all__ = ["Values", "sync_all"]
 
+_AT_ONCE = 8  # files that are waited for
 _ABANDONED = 86_400.0  # seconds after which a temporary file of another machine's process is given up
 
 
@@ -60,6 +62,7 @@ class Values:
             for digest, data in contents.items():
                 if not self._has(digest, len(data)):
                     files[digest] = self._prepare(data)
+            sync_all(files.values())
             yield files
         finally:
             for path in files.values():
@@ -72,7 +75,6 @@ class Values:
                 view = memoryview(data)
                 while view:
                     view = view[file.write(view) :]
-                os.fsync(file.fileno())
         except BaseException:
             with suppress(OSError):
                 path.unlink()
@@ -87,6 +89,7 @@ class Values:
         path = self.path(digest)
         if digest not in prepared and not self._has(digest, len(data)):  # removed in between
             prepared[digest] = self._prepare(data)
+            sync_all([prepared[digest]])
         if digest in prepared:
             path.parent.mkdir(exist_ok=True)
             prepared[digest].replace(path)
@@ -130,14 +133,37 @@ class Values:
         return path.stat().st_mtime < time.time() - _ABANDONED
 
 
-def sync_folders(folders: Iterable[Path]) -> None:
-    """Wait until the names in these folders are on the disk."""
-    for folder in folders:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def sync_all(paths: Iterable[Path]) -> None:
+    """Wait until these files and folders are on the disk: together, as waiting is all that it takes."""
+    todo, errors = list(paths), []
+
+    def work() -> None:
+        with suppress(IndexError):
+            while True:
+                path = todo.pop()
+                try:
+                    _sync(path)
+                except OSError as error:
+                    errors.append(error)
+
+    helpers = [threading.Thread(target=work, daemon=True) for _ in todo[1:_AT_ONCE]]
+    with suppress(RuntimeError):  # no thread can be started at the interpreter's end
+        for helper in helpers:
+            helper.start()
+    work()
+    for helper in helpers:
+        if helper.ident is not None:
+            helper.join()
+    if errors:
+        raise errors[0]
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _is_alive(pid: int) -> bool:
