@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -12,7 +13,7 @@ from weft_interfaces import ConfigError, format_seconds
 from .__about__ import __version__
 from ._config import Config, read_config
 from ._memo_command import memo_app
-from ._settings import set_defaults
+from ._settings import default_config, set_defaults
 
 __all__ = ["app"]
 
@@ -32,6 +33,7 @@ ConfigFile = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Script = Annotated[Path, typer.Argument(metavar="SCRIPT", help="The Python script to run.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Arguments = Annotated[
     list[str] | None,
     typer.Argument(metavar="[-- ARGUMENTS]", help="The arguments of the script."),
@@ -66,6 +68,63 @@ def run(script: Script, arguments: Arguments = None, config: ConfigFile = None, 
     raise SystemExit(run_script(script, arguments or [], close_default_run))
 
 
+@app.command()
+def plan(
+    script: Script,
+    arguments: Arguments = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Say what of a script is remembered and what would run, and why, without running any task.
+
+    Exit status 1 if the script raises an exception.
+    """
+    from ._plan import plan_script, show_plan, to_json
+
+    settings = _read(config) if config else None
+    set_defaults(settings, progress=False, quiet=True)
+    if not script.is_file():
+        _fail(f"{script}: no such script")
+    planned, status = plan_script(script, arguments or [])
+    if as_json:
+        _print_json(to_json(planned))
+    else:
+        _print(show_plan(planned))
+    raise SystemExit(status)
+
+
+@app.command()
+def why(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Its id, the beginning of that, its path, or last.")
+    ],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or the name of tasks.")],
+    store: Annotated[
+        str | None, typer.Option(metavar="STORE", help="Where the run's memo store is now.")
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the directories of runs are.")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Say why a task of a run was run again, or where the outcome that it got comes from."""
+    from weft_interfaces import WeftError
+
+    from ._why import answer, find_record, open_store
+
+    set_defaults(_read(config) if config else None, progress=False, quiet=True)
+    try:
+        record = find_record(run, run_dir or Path(default_config().run_dir))
+        found = answer(record, task, lambda: open_store(store or record.store))
+    except (WeftError, OSError) as error:
+        _fail(str(error))
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        _print(found.lines())
+
+
 @config_app.command()
 def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A TOML file.")]) -> None:
     """Say what a configuration file means, or all that is wrong in it: exit status 1; 2 if it cannot be
@@ -97,6 +156,20 @@ def _explained(config: Config) -> list[str]:
     lines.append(f"run directories: {Path(config.run_dir).absolute()}")
     lines.append(f"an interrupted run waits up to {format_seconds(float(config.shutdown_timeout))}")
     return lines
+
+
+def _print(lines: Iterable[str]) -> None:
+    """Plain text: also what looks like markup, or is not of this locale's alphabet."""
+    for line in lines:
+        typer.echo(
+            line.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding)
+        )
+
+
+def _print_json(table: object) -> None:
+    import json
+
+    typer.echo(json.dumps(table, indent=2))
 
 
 def _fail(message: str, status: int = 2) -> NoReturn:

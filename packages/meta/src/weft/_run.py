@@ -21,7 +21,7 @@ from weft_interfaces import ConfigError
 from ._config import Config, read_config
 from ._current import close_run, open_run, opened_runs, variable
 from ._progress import Progress, summary
-from ._settings import default_config, shows_progress
+from ._settings import default_config, planner, shows_progress
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from weft_core import Counts
     from weft_interfaces import DependencyResolver, Executor
 
+    from ._planned import PlanKernel
+
 __all__ = ["Run", "close_default_run", "run", "start_default_run"]
 
 _HELPERS = 4
 _SAY_AFTER, _SAY_EVERY = 1.0, 10.0
-_RESOLVERS: dict[str, DependencyResolver] = {"deep": DEEP, "shallow": SHALLOW}
+RESOLVERS: dict[str, DependencyResolver] = {"deep": DEEP, "shallow": SHALLOW}
 
 
 class Run:
@@ -60,22 +62,28 @@ class Run:
         self.is_default = False
         self.leftovers: list[str] = []
         self._timeout = float(config.shutdown_timeout)
+        self._kernel = self._make_kernel(config)
+        self.submit = self._kernel.submit  # what task functions call
+        self.gather = self._kernel.gather
+        self._progress: Progress | None = None
+
+    def _make_kernel(self, config: Config) -> Kernel | PlanKernel:
+        make_plan = planner()
+        if make_plan is not None:
+            return make_plan(config, self.id)
         resolver = config.resolver
-        self._kernel = Kernel(
+        return Kernel(
             config.make_executors(),
             directory=self.directory,
             run_id=self.id,
             helper=ThreadExecutor("weft-helpers", workers=_HELPERS),
             retries=config.retries,
             retry_policy=config.retry_policy,
-            resolver=_RESOLVERS[resolver] if isinstance(resolver, str) else resolver,
+            resolver=RESOLVERS[resolver] if isinstance(resolver, str) else resolver,
             scaling_policy=config.scaling_policy,
             sinks=config.sinks,
             memoizer=config.memo.open(self.id, self.directory) if config.memo else None,
         )
-        self.submit = self._kernel.submit  # what task functions call
-        self.gather = self._kernel.gather
-        self._progress: Progress | None = None
 
     # -- what it does ---------------------------------------------------------------------------------------
 

@@ -6,11 +6,17 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._config import Config
+    from collections.abc import Callable
 
-__all__ = ["default_config", "set_defaults", "shows_progress"]
+    from ._config import Config
+    from ._planned import PlanKernel
+
+    MakePlanKernel = Callable[[Config, str], PlanKernel]
+
+__all__ = ["default_config", "planner", "set_defaults", "set_planner", "shows_progress"]
 
 _config: Config | None = None
+_planner: MakePlanKernel | None = None
 _progress = False
 _quiet = False
 
@@ -21,6 +27,19 @@ def set_defaults(config: Config | None, *, progress: bool, quiet: bool) -> None:
     """
     global _config, _progress, _quiet
     _config, _progress, _quiet = config, progress, quiet
+
+
+def set_planner(make: MakePlanKernel | None) -> None:
+    """From now on runs execute nothing: ``make(config, run_id)`` makes what takes the place of their kernel.
+    None takes it back.
+    """
+    global _planner
+    _planner = make
+
+
+def planner() -> MakePlanKernel | None:
+    """What makes the kernels of runs that only plan; None if runs run."""
+    return _planner
 
 
 def default_config() -> Config:
