@@ -31,23 +31,27 @@ def server(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     process.stdout.close()
 
 
-def lines_until(process: subprocess.Popen[bytes], word: str, seconds: float | None = None) -> list[list[str]]:
-    """The lines up to one that begins with this word; or until so many seconds have brought nothing more."""
+def lines_until(process: subprocess.Popen[bytes], word: str) -> list[list[str]]:
+    """The lines up to one that begins with this word."""
     lines: list[list[str]] = []
     while not lines or lines[-1][0] != word:
-        if seconds is not None and not select.select([process.stdout], [], [], seconds)[0]:
-            break
         line = process.stdout.readline().decode().split()
         assert line, "the server has ended"
         lines.append(line)
     return lines
 
 
-def killed_once(server: subprocess.Popen[bytes], number: int, instant: float) -> set[tuple[int, int]]:
-    """Let one process write, kill it after so many seconds, and return what it had acknowledged."""
+def killed_once(
+    server: subprocess.Popen[bytes], number: int, batches: int, instant: float
+) -> set[tuple[int, int]]:
+    """Let one process write, kill it so many seconds after so many batches were acknowledged, and return all
+    that it had acknowledged.
+    """
     server.stdin.write(f"{number}\n".encode())
     lines = lines_until(server, "started")
     child = int(lines[-1][2])
+    for _ in range(batches):
+        lines += lines_until(server, "acknowledged")
     select.select([], [], [], instant)
     os.kill(child, signal.SIGKILL)
     lines += lines_until(server, "ended")
@@ -69,15 +73,17 @@ def check(store: FileStore, acknowledged: set[tuple[int, int]]) -> None:
 def test_what_was_acknowledged_survives_each_kill(
     server: subprocess.Popen[bytes], tmp_path: Path, watched: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    chance, everything = random.Random(watched), set()
+    chance, everything, least = random.Random(watched), set(), 0
     watcher = FileStore(tmp_path / "store") if watched else None
     for number in range(KILLS // 2):
-        acknowledged = killed_once(server, number, chance.random() ** 2 * 0.25)
+        batches = chance.choice((0, 0, 1, 2, 3, 8))
+        acknowledged = killed_once(server, number, batches, chance.random() ** 2 * 0.05)
         everything |= acknowledged
+        least += batches
         store = FileStore(tmp_path / "store")
         check(store, acknowledged)
         store.close()
-    assert len(everything) > KILLS, "the processes lived too short to show anything"
+    assert len(everything) >= least > KILLS, "the processes lived too short to show anything"
     store = watcher or FileStore(tmp_path / "store")
     check(store, everything)
     assert store.verify() == []
