@@ -973,3 +973,60 @@ def test_in_one_thread_it_works_too(tmp_path: Path) -> None:
         futures = [kernel.submit(body_spec, (number % 3,)) for number in range(9)]
         assert [future.result(timeout=PATIENCE) for future in futures] == [0, 2, 4] * 3
     assert ran == [0, 1, 2]
+
+
+def test_ready_tasks_are_not_held_back_while_others_are_looked_up(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arguments may be large, and take long to hash."""
+    monkeypatch.setattr("weft_core.kernel._LOOKING_UP", -1.0)
+    held: list[int] = []
+
+    class Looking(InMemoryMemoizer):
+        def recall(self, call: MemoCall, task_id: int) -> MemoEntry | None:
+            held.append(len(run.manual.held))
+            return super().recall(call, task_id)
+
+    run = make_run(memoizer=Looking())
+    gate = run.held()
+    for number in range(3):
+        submit(run, gate, number)
+    run.complete(gate, 1)
+    assert held == [0, 1, 2]
+
+
+def test_followers_that_were_cancelled_do_not_lead(run: Run) -> None:
+    leader, one, two = (submit(run, 1) for _ in range(3))
+    assert one.cancel()
+    assert leader.cancel()
+    assert run.manual.held == [two.task_id]
+
+
+def test_a_join_that_returns_what_needs_an_equal_call_of_itself(run: Run) -> None:
+    def body(number: int) -> Any:
+        return run.held(run.held(submit(run, number, spec=body_spec)))
+
+    body_spec = spec(body, join=True)
+    assert isinstance(submit(run, 1, spec=body_spec).exception(timeout=0), CycleError)
+
+
+def test_one_that_is_cancelled_while_it_is_identified_leads_nobody(make_run: Callable[..., Run]) -> None:
+    class Cancelling(InMemoryMemoizer):
+        identified = 0
+        victims: tuple[Future[Any], ...] = ()
+
+        def identify(self, *args: Any) -> MemoCall:
+            self.identified += 1
+            for victim in self.victims:
+                victim.cancel()
+            return super().identify(*args)
+
+    memoizer = Cancelling()
+    run = make_run(memoizer=memoizer)
+    gate = run.held()
+    futures = submit(run, gate), submit(run, gate, 2)
+    memoizer.victims = futures
+    run.complete(gate, 1)
+    assert all(future.cancelled() for future in futures)
+    assert memoizer.identified == 1, "one that is cancelled is not identified any more"
+    assert run.is_held(submit(run, 1)), "it follows nobody"
