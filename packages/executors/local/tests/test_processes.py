@@ -112,6 +112,25 @@ def test_workers_are_other_processes_in_groups_of_their_own(started: Any, record
     assert recorder.value(executor, lambda: os.getpgid(os.getppid()) == os.getppid())
 
 
+class Sum:
+    """A class that travels by value: see the registration above."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+
+    def doubled(self) -> int:
+        return 2 * self.total
+
+
+def test_a_class_that_comes_back_by_value_stays_as_it_is(started: Any, recorder: Any) -> None:
+    methods = dict(vars(Sum))
+    executor = started(workers=1)
+    value = recorder.value(executor, lambda x: Sum(x), 2)
+    assert type(value) is Sum
+    assert value.doubled() == 4
+    assert dict(vars(Sum)) == methods
+
+
 def test_functions_by_value_follow_their_globals(started: Any, recorder: Any) -> None:
     executor = started(workers=1)
     offset = 1

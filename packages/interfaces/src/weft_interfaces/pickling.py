@@ -64,7 +64,7 @@ class PickleSerializer:
     def loads(self, data: bytes | memoryview, what: str, buffers: Iterable[Any] = ()) -> Any:
         """See :meth:`Serializer.loads`."""
         try:
-            return pickle.loads(data, buffers=buffers)
+            return _load(data, buffers)
         except Exception as error:
             message = f"{what} cannot be unpickled: {type(error).__name__}: {error}"
             raise SerializationError(message, what) from error
@@ -160,6 +160,37 @@ def is_plain(value: Any, depth: int = 3) -> bool:
             type(key) is str and is_plain(part, depth - 1) for key, part in value.items()
         )
     return False
+
+
+_SMALL = 1 << 20  # bytes that are searched sooner than an unpickler of our own is made
+_SET_STATE = b"_class_setstate"  # cloudpickle's, which sets the attributes of a class that came by value
+
+
+def _load(data: bytes | memoryview, buffers: Iterable[Any]) -> Any:
+    if len(data) < _SMALL and _SET_STATE not in bytes(data):
+        return pickle.loads(data, buffers=buffers)
+    return _Unpickler(io.BytesIO(data), buffers=buffers).load()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Leaves the classes of this process as they are.
+
+    A class of ``__main__`` that travelled to a worker by value comes back so with the results. cloudpickle
+    finds the original, and would put copies in the place of its methods, which read copies of its globals.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        return _unless_native(found) if name == _SET_STATE.decode() else found
+
+
+def _unless_native(set_state: Callable[[type, Any], Any]) -> Callable[[type, Any], Any]:
+    def set_state_of_foreign(kind: type, state: Any) -> Any:
+        module = sys.modules.get(kind.__module__)
+        native = _attribute(module, kind.__qualname__) is kind
+        return kind if native else set_state(kind, state)
+
+    return set_state_of_foreign
 
 
 def _is_of_module(function: Callable[..., Any]) -> bool:
