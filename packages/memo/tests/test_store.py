@@ -185,6 +185,29 @@ def test_quantities_are_checked(path: Path) -> None:
     assert not path.exists()
 
 
+def test_the_store_needs_nothing_but_blake3_and_the_contracts(path: Path) -> None:
+    program = (
+        "import sys; before = set(sys.modules); from weft_memo import FileStore, digest\n"
+        "from weft_interfaces import MemoEntry\n"
+        "store = FileStore(sys.argv[1]); store.put(MemoEntry(key=digest((1, 'x')), task='t', value=[1]))\n"
+        "store.flush(); assert store.get(digest((1, 'x'))).value == [1]; store.gc(); store.close()\n"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    )
+    argv = [sys.executable, "-c", program, str(path)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"blake3", "weft_interfaces", "weft_memo"}
+
+
+def test_limits_hold_when_it_is_closed(path: Path) -> None:
+    store = FileStore(path, max_age="1h")
+    store.put(entry(1, time=1.0))
+    store.put(entry(2, time=1e11))
+    store.close()
+    store = FileStore(path)
+    assert [store.get(key(n)) is not None for n in (1, 2)] == [False, True]
+    store.close()
+
+
 # -- damage -------------------------------------------------------------------------------------------------
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from weft_interfaces import ConfigError, MemoStoreError, MissingPluginError, parse_bytes, parse_seconds
+from weft_interfaces import MemoStoreError, parse_bytes, parse_seconds
 
 from .batched import BatchedStore
 from .index import pack_text, unpack_text
+from .place import Place, digest_of
 from .record import Record, UnreadableError, content_digest, entry_of, pack_components, unpack_components
 from .sweep import Removed, portions
 from .writer import Batch
@@ -46,8 +46,8 @@ class RemoteStore(BatchedStore):
         self.url = url.rstrip("/")
         self.storage_options = storage_options
         self._lock = threading.RLock()
-        self._place: _Place | None = None
-        self._writing: _Place | None = None
+        self._place: Place | None = None
+        self._writing: Place | None = None
         self._closed = False
         self._open()
         super().__init__(f"the memo store {self.url}")
@@ -135,15 +135,15 @@ class RemoteStore(BatchedStore):
 
     # -- inside -------------------------------------------------------------------------------------------
 
-    def _open(self) -> _Place:
+    def _open(self) -> Place:
         with self._lock:
             if self._closed:
                 raise MemoStoreError(f"the memo store {self.url} is closed")
             if self._place is None:
-                self._place = _Place(self.url, self.storage_options)
+                self._place = Place(self.url, self.storage_options)
             return self._place
 
-    def _asked(self, question: Callable[[_Place], T]) -> T:
+    def _asked(self, question: Callable[[Place], T]) -> T:
         place = self._open()
         try:
             with place.lock:
@@ -183,7 +183,7 @@ class RemoteStore(BatchedStore):
         return None if data is None else unpack_text(data)
 
     def _keys(self) -> list[bytes]:
-        return [_digest_of(path) for path in self._asked(lambda place: place.files("entries"))]
+        return [digest_of(path) for path in self._asked(lambda place: place.files("entries"))]
 
     def _records(self) -> Iterator[Record]:
         for key in self._keys():
@@ -199,7 +199,7 @@ class RemoteStore(BatchedStore):
 
     def _commit(self, batch: Batch) -> None:
         if self._writing is None:  # a connection of its own: few of them are for threads
-            self._writing = _Place(self.url, self.storage_options)
+            self._writing = Place(self.url, self.storage_options)
         place, records = self._writing, batch.records.values()
         values = {_value(r.digest): r.data for r in records if r.digest and r.data is not None}
         place.write({path: data for path, data in values.items() if place.size(path) != len(data)})
@@ -208,98 +208,6 @@ class RemoteStore(BatchedStore):
         for portion in portions(records):
             place.write({_entry(record.key): _encoded(record) for record in portion})
             place.write({_marker(record): record.components for record in portion})
-
-
-class _Place:
-    """One connection to the other side; ``lock`` is held by who reads with it."""
-
-    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
-        try:
-            from fsspec.core import url_to_fs
-        except ImportError as error:
-            raise MissingPluginError(
-                f"{url}: remote stores need fsspec, which is not installed: pip install weft-memo[remote]"
-            ) from error
-        try:
-            self._system, self._root = url_to_fs(url, skip_instance_cache=True, **options)
-        except ImportError as error:
-            raise MissingPluginError(f"{url}: {error}") from error
-        except ValueError as error:
-            raise ConfigError(f"{url}: {error}", "store") from error
-        except Exception as error:
-            raise MemoStoreError(f"the memo store {url} cannot be reached: {error}") from error
-        self._root = self._root.rstrip("/")
-        protocol = self._system.protocol
-        names = {protocol} if isinstance(protocol, str) else set(protocol)
-        self._objects = not names.isdisjoint(_OBJECTS)
-        self._made: set[str] = set()
-        self.lock = threading.Lock()
-
-    # Paths are below the root; those of ``files`` and ``names`` are below the folder asked for.
-
-    def read(self, path: str) -> bytes | None:
-        try:
-            return bytes(self._system.cat_file(f"{self._root}/{path}"))
-        except FileNotFoundError:
-            return None
-
-    def size(self, path: str) -> int | None:
-        try:
-            return int(self._system.info(f"{self._root}/{path}")["size"])
-        except FileNotFoundError:
-            return None
-
-    def names(self, folder: str) -> list[str]:
-        self._system.invalidate_cache()
-        try:
-            found = self._system.ls(f"{self._root}/{folder}", detail=False)
-        except FileNotFoundError:
-            return []
-        return [path.rpartition("/")[2] for path in found]
-
-    def files(self, folder: str) -> dict[str, int]:
-        self._system.invalidate_cache()
-        try:
-            found = self._system.find(f"{self._root}/{folder}", detail=True)
-        except FileNotFoundError:
-            return {}
-        return {"/".join(path.split("/")[-2:]): int(info["size"] or 0) for path, info in found.items()}
-
-    def remove(self, path: str) -> None:
-        with suppress(FileNotFoundError):
-            self._system.rm_file(f"{self._root}/{path}")
-
-    def old(self, kind: str, used: set[bytes], before: float) -> list[tuple[str, int]]:
-        """Paths and sizes of what is not used, and is known to be older."""
-        found = []
-        for path, size in self.files(kind).items():
-            if _digest_of(path) in used:
-                continue
-            with suppress(NotImplementedError, FileNotFoundError):
-                if self._system.modified(f"{self._root}/{kind}/{path}").timestamp() < before:
-                    found.append((f"{kind}/{path}", size))
-        return found
-
-    def write(self, contents: Mapping[str, bytes]) -> None:
-        full = {f"{self._root}/{path}": data for path, data in contents.items()}
-        if self._objects:
-            if full:
-                self._system.pipe(full)
-            return
-        for path, data in full.items():
-            folder = path.rpartition("/")[0]
-            if folder not in self._made:
-                self._system.makedirs(folder, exist_ok=True)
-                self._made.add(folder)
-            temporary = f"{self._root}/tmp-{uuid.uuid4().hex}"
-            try:
-                self._system.pipe_file(temporary, data)
-                self._system.mv(temporary, path)
-            except BaseException:
-                self._made.clear()
-                with suppress(Exception):
-                    self._system.rm_file(temporary)
-                raise
 
 
 def _entry(key: bytes) -> str:
@@ -317,10 +225,6 @@ def _text_path(digest: bytes) -> str:
 def _spread(digest: bytes) -> str:
     name = digest.hex()
     return f"{name[:2] or '-'}/{name[2:] or '-'}"
-
-
-def _digest_of(path: str) -> bytes:
-    return bytes.fromhex(path.replace("/", "").replace("-", ""))
 
 
 def _marker(record: Record) -> str:
