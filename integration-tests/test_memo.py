@@ -138,13 +138,13 @@ def test_an_argument_is_named_with_the_place_inside_it(application: Application)
 
 
 def test_comments_places_and_docstrings_cost_nothing(application: Application) -> None:
-    application.edit("helpers.py", "# the usual one", "# the usual one, as everywhere\\n")
+    application.edit("helpers.py", "# the usual one", "# the usual one, as everywhere\n")
     application.edit("tasks.py", "# by a constant", "# by another comment")
-    application.edit("tasks.py", "def twice(x):", "def twice(x):\\n    '''Two of it.'''")
+    application.edit("tasks.py", "def twice(x):", "def twice(x):\n    '''Two of it.'''")
     moved = (application.folder / "tasks.py").read_text()
     start, end = (
-        moved.index("@weft.task(memo=True)\\ndef scaled"),
-        moved.index("@weft.task(memo=True)\\ndef normed"),
+        moved.index("@weft.task(memo=True)\ndef scaled"),
+        moved.index("@weft.task(memo=True)\ndef normed"),
     )
     moved = moved[:start] + moved[end:].replace("def main", moved[start:end] + "def main")
     application.write("tasks.py", moved)
