@@ -23,18 +23,24 @@ from typing import Any, Final
 from blake3 import blake3
 
 __all__ = [
+    "COUNTS",
     "LEAVES",
+    "SMALL",
+    "WORDS",
     "Encoding",
     "compress",
     "content",
     "count",
+    "double",
     "fingerprint",
     "text",
+    "word",
 ]
 
 Encoding = bytes
 LONGEST: Final = 128
 DIGEST: Final = 32
+MOST_WORDS: Final = 4096
 THREADED: Final = 1 << 20  # bytes from which on several threads are faster than one
 
 
@@ -51,12 +57,12 @@ def compress(body: bytes) -> Encoding:
     return body if len(body) <= LONGEST else b"#" + fingerprint(body)
 
 
-_COUNTS = tuple(bytes([number]) for number in range(255))
+COUNTS = tuple(bytes([number]) for number in range(255))
 
 
 def count(number: int) -> bytes:
     """A number >= 0 that ends itself."""
-    return _COUNTS[number] if number < 255 else b"\xff" + number.to_bytes(8, "little")
+    return COUNTS[number] if number < 255 else b"\xff" + number.to_bytes(8, "little")
 
 
 def text(value: str) -> bytes:
@@ -79,27 +85,38 @@ def _int(value: int) -> Encoding:
     return b"i" + count(size) + data if size <= LONGEST - 10 else content(b"i", data)
 
 
-_SMALL = {number: _int(number) for number in range(-128, 1024)}
-_double = struct.Struct("<d").pack
-_doubles = struct.Struct("<dd").pack
+SMALL = {number: _int(number) for number in range(-128, 1024)}
+double = struct.Struct("<cd").pack
+_doubles = struct.Struct("<cdd").pack
 
 
 def _any_int(value: int) -> Encoding:
-    return _SMALL.get(value) or _int(value)
+    return SMALL.get(value) or _int(value)
 
 
 def _float(value: float) -> Encoding:
-    return b"f" + _double(value)
+    return double(b"f", value)
 
 
 def _complex(value: complex) -> Encoding:
-    return b"c" + _doubles(value.real, value.imag)
+    return _doubles(b"c", value.real, value.imag)
 
 
-def _str(value: str) -> Encoding:
+WORDS: dict[str, Encoding] = {}  # of short texts that were met: names and keys occur again and again
+
+
+def word(value: str) -> Encoding:
+    """Text, whose encoding is kept if it is short."""
     data = value.encode("utf-8", "surrogatepass")
     size = len(data)
-    return b"s" + _COUNTS[size] + data if size < 120 else content(b"s", data)
+    if size >= 120:
+        return content(b"s", data)
+    encoding = b"s" + COUNTS[size] + data
+    if size < 40:
+        if len(WORDS) >= MOST_WORDS:
+            WORDS.clear()
+        WORDS[value] = encoding
+    return encoding
 
 
 def _bytes(value: bytes) -> Encoding:
@@ -116,7 +133,7 @@ LEAVES: dict[type, Callable[[Any], Encoding]] = {
     int: _any_int,
     float: _float,
     complex: _complex,
-    str: _str,
+    str: lambda value: WORDS.get(value) or word(value),
     bytes: _bytes,
     bytearray: _bytearray,
     type(...): lambda _: b".",

@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 import types
 import typing
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .encoding import Encoding, fingerprint, text
+from .encoding import Encoding, text
 from .naming import is_standard, is_users_module, qualified_name
 from .node import SET, Node, Split
 
@@ -31,23 +30,17 @@ def named_split(kind: type) -> Split | None:
 def _function(value: Any) -> Encoding:
     if is_standard(value):
         return b"F" + text(qualified_name(value))
-    return b"F\xff" + _identified("identify_function", value)
+    from .identity import identify_function
+
+    return b"F\xff" + identify_function(value).digest
 
 
 def _class(value: Any) -> Encoding:
     if is_standard(value):
         return b"K" + text(qualified_name(value))
-    return b"K\xff" + _identified("identify_class", value)
+    from .identity import identify_class
 
-
-def _identified(how: str, value: Any) -> bytes:
-    """The digest of its code; of its name, where there is no module that reads code."""
-    try:
-        identity = import_module(".identity", __package__)
-    except ModuleNotFoundError:
-        return fingerprint(text(qualified_name(value)))
-    digest: bytes = getattr(identity, how)(value).digest
-    return digest
+    return b"K\xff" + identify_class(value).digest
 
 
 def _method(value: Any) -> Node:

@@ -17,7 +17,7 @@ CHUNK = 1 << 24  # bytes
 
 
 def split_for(kind: type) -> Split | None:
-    """Arrays, masked arrays, scalars, dtypes; generators of random numbers are left to their state."""
+    """Arrays, masked arrays, scalars, dtypes, generators of random numbers, ufuncs."""
     if issubclass(kind, numpy.ma.MaskedArray):
         return _masked if kind.__module__.startswith("numpy.") else _derived(kind, _masked)
     if issubclass(kind, numpy.ndarray):
@@ -26,6 +26,8 @@ def split_for(kind: type) -> Split | None:
         return _scalar
     if issubclass(kind, numpy.dtype):
         return _dtype
+    if issubclass(kind, (numpy.random.Generator, numpy.random.BitGenerator, numpy.random.RandomState)):
+        return _random
     if kind is numpy.ufunc:
         return lambda value: b"F" + text(f"numpy.{value.__name__}")
     return None
@@ -135,6 +137,15 @@ def _counted(data: bytes) -> bytes:
 
 def _dtype(value: Any) -> Node:
     return Node(b"d", (dtype_words(value), value.alignment if value.isalignedstruct else 0))
+
+
+def _random(value: Any) -> Node:
+    """By state, of which the kind of the generator is part."""
+    if isinstance(value, numpy.random.RandomState):
+        state = value.get_state(legacy=False)
+    else:
+        state = getattr(value, "bit_generator", value).state
+    return Node(b"r" + text(type(value).__name__), (state,), labels=("",))
 
 
 def _masked(value: Any) -> Node:
