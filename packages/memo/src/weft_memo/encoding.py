@@ -24,7 +24,9 @@ from blake3 import blake3
 
 __all__ = [
     "COUNTS",
+    "HASHED",
     "LEAVES",
+    "LONGEST",
     "SMALL",
     "WORDS",
     "Encoding",
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 Encoding = bytes
+HASHED: Final = ord("#")
 LONGEST: Final = 128
 DIGEST: Final = 32
 MOST_WORDS: Final = 4096

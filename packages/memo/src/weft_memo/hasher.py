@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .encoding import LEAVES, fingerprint
+from blake3 import blake3
+
+from .encoding import HASHED, LEAVES
 from .errors import UnknownTypeError
 from .walk import Walk
 
@@ -53,7 +55,7 @@ def _encode(walk: Walk, value: Any, name: str) -> bytes:
 
 
 def _final(encoding: bytes) -> bytes:
-    return encoding[1:] if encoding[:1] == b"#" else fingerprint(encoding)
+    return encoding[1:] if encoding[0] == HASHED else blake3(encoding).digest()
 
 
 class Hasher:

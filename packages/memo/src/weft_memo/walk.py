@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import chain
+from operator import add
 from typing import Any, Final
 
-from .encoding import COUNTS, LEAVES, SMALL, WORDS, Encoding, compress, count, double, word
+from .encoding import COUNTS, LEAVES, LONGEST, SMALL, WORDS, Encoding, compress, count, double, word
 from .errors import UnknownTypeError
 from .naming import qualified_name
 from .node import SPLITS, Node, combine
@@ -17,6 +18,11 @@ DEEPEST: Final = 60  # calls; what is deeper, or has no end, is left to graph.py
 _HEADS: Final = {
     kind: tuple(tag + one for one in COUNTS) for kind, tag in ((tuple, b"("), (list, b"["), (dict, b"{"))
 }
+
+
+def _head(kind: type, size: int) -> bytes:
+    heads = _HEADS[kind]
+    return heads[size] if size < 255 else heads[0][:1] + count(size)
 
 
 class Deep(Exception):
@@ -45,55 +51,48 @@ class Walk:
 
     def encode(self, value: Any, depth: int) -> Encoding:
         """The encoding of what is no leaf; raises :class:`Deep` where calls do not suffice."""
-        known = self.known.get(id(value))
-        if known is not None:
-            return known[1]
+        known = self.known
+        if known and (found := known.get(id(value))) is not None:
+            return found[1]
         kind = type(value)
-        if kind in _HEADS:
-            if depth > DEEPEST:
-                raise Deep
-            size = len(value)
-            if kind is dict:
-                encodings = self.encode_all(chain.from_iterable(value.items()), depth + 1)
-                if size > 1:
-                    pairs = [a + b for a, b in zip(encodings[::2], encodings[1::2], strict=True)]
-                    pairs.sort()
-                    encodings = pairs
-            else:
-                encodings = self.encode_all(value, depth + 1)
-            head = _HEADS[kind][size] if size < 255 else _HEADS[kind][0][:1] + count(size)
-            body = head + b"".join(encodings)
+        if kind is tuple or kind is list:
+            body = _head(kind, len(value)) + b"".join(self.encode_all(value, depth + 1))
+        elif kind is dict:
+            pairs = self.encode_all(chain.from_iterable(value.items()), depth + 1)
+            if len(pairs) > 2:
+                pairs = sorted(map(add, pairs[::2], pairs[1::2]))
+            body = _head(kind, len(value)) + b"".join(pairs)
         else:
             split = SPLITS.get(kind)
             node = self.split(kind, value) if split is None else split(value)
             if isinstance(node, bytes):
-                self.known[id(value)] = value, node
+                known[id(value)] = value, node
                 return node
-            if depth > DEEPEST:
-                raise Deep
             body = combine(node[0], self.encode_all(node[1], depth + 1), node[2])
-        if len(body) <= 128:
+        if len(body) <= LONGEST:
             return body
         encoding = compress(body)
-        self.known[id(value)] = value, encoding
+        known[id(value)] = value, encoding
         return encoding
 
     def encode_all(self, parts: Iterable[Any], depth: int) -> list[Encoding]:
         """Their encodings."""
+        if depth > DEEPEST:
+            raise Deep
         found: list[Encoding] = []
-        add = found.append
+        append = found.append
         for part in parts:
             kind = type(part)
             if kind is str:
-                add(WORDS.get(part) or word(part))
+                append(WORDS.get(part) or word(part))
             elif kind is float:
-                add(double(b"f", part))
+                append(double(b"f", part))
             elif kind is int and part in SMALL:
-                add(SMALL[part])
+                append(SMALL[part])
             elif kind in LEAVES:
-                add(LEAVES[kind](part))
+                append(LEAVES[kind](part))
             else:
-                add(self.encode(part, depth))
+                append(self.encode(part, depth))
         return found
 
     def split(self, kind: type, value: Any) -> Node | Encoding:
