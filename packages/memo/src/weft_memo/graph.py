@@ -10,15 +10,13 @@ for the part.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from .encoding import LEAVES, Encoding, compress, fingerprint
 from .errors import UnknownTypeError
 from .naming import qualified_name
-from .node import SPLITS, Node, combine
-
-if TYPE_CHECKING:
-    from .walk import Walk
+from .node import Node, combine
+from .walk import Known, failed, split_any
 
 __all__ = ["encode"]
 
@@ -43,8 +41,9 @@ class Part:
 class Search:
     """Tarjan's algorithm, over the parts of one value."""
 
-    def __init__(self, walk: Walk) -> None:
-        self.walk = walk
+    def __init__(self, known: Known, seen: set[type]) -> None:
+        self.known = known
+        self.seen = seen
         self.parts: list[Part] = []  # by number
         self.numbers: dict[int, int] = {}  # by id
         self.done: dict[int, Encoding] = {}  # by number
@@ -74,7 +73,7 @@ class Search:
         leaf = LEAVES.get(kind)
         if leaf is not None:
             return leaf(value)
-        known = self.walk.known.get(id(value))
+        known = self.known.get(id(value))
         if known is not None:
             return known[1]
         number = self.numbers.get(id(value))
@@ -82,15 +81,12 @@ class Search:
             return self.done.get(number, number)
         if len(self.path) > LONGEST:
             raise UnknownTypeError(qualified_name(kind), "...", f"nested more than {LONGEST:,} times")
-        split = SPLITS.get(kind)
         try:
-            node = self.walk.split(kind, value) if split is None else split(value)
+            node = split_any(value, self.seen)
         except RecursionError as error:
-            from .walk import failed
-
             raise failed(kind, error) from error
         if isinstance(node, bytes):
-            self.walk.known[id(value)] = value, node
+            self.known[id(value)] = value, node
             return node
         part = Part(value, node, len(self.parts), len(self.parts))
         self.numbers[id(value)] = part.number
@@ -145,6 +141,6 @@ def seen(part: Part, colours: dict[int, bytes]) -> bytes:
     return combine(part.node.head, encodings, part.node.order)
 
 
-def encode(value: Any, walk: Walk) -> Encoding:
-    """The encoding of any value, as :meth:`Walk.encode` gives it where it can."""
-    return Search(walk).encode(value)
+def encode(value: Any, known: Known, seen: set[type]) -> Encoding:
+    """The encoding of any value, as :func:`walk.encode` gives it where it can."""
+    return Search(known, seen).encode(value)

@@ -8,7 +8,7 @@ from blake3 import blake3
 
 from .encoding import HASHED, LEAVES
 from .errors import UnknownTypeError
-from .walk import Walk
+from .walk import Deep, encode, encode_any
 
 __all__ = ["Hasher", "digest", "digest_argument"]
 
@@ -21,8 +21,14 @@ def digest(value: Any) -> bytes:
     for what has no content that could be hashed: a lock, an open file, a generator. The value is not changed.
     Threads may call it at once, as long as none changes the value meanwhile.
     """
-    leaf = LEAVES.get(type(value))
-    return _final(leaf(value) if leaf is not None else _encode(Walk(), value, ""))
+    if type(value) in LEAVES:
+        encoding = LEAVES[type(value)](value)
+    else:
+        try:
+            encoding = encode(value, {}, set(), 0)
+        except (Deep, RecursionError, UnknownTypeError):
+            return digest_argument(value, set())
+    return encoding[1:] if encoding[0] == HASHED else blake3(encoding).digest()
 
 
 def digest_argument(value: Any, types: set[type], name: str = "") -> bytes:
@@ -30,32 +36,27 @@ def digest_argument(value: Any, types: set[type], name: str = "") -> bytes:
 
     name: what errors call the value.
     """
-    leaf = LEAVES.get(type(value))
-    if leaf is not None:
-        return _final(leaf(value))
-    walk = Walk()
-    encoding = _encode(walk, value, name)
-    if walk.seen:
+    if type(value) in LEAVES:
+        return digest(value)
+    seen: set[type] = set()
+    try:
+        encoding = encode_any(value, {}, seen)
+    except UnknownTypeError as error:
+        raise _placed(error, value, name) from error.__cause__
+    if seen:
         from .kinds import is_users
 
-        types.update(filter(is_users, walk.seen))
-    return _final(encoding)
+        types.update(filter(is_users, seen))
+    return encoding[1:] if encoding[0] == HASHED else blake3(encoding).digest()
 
 
-def _encode(walk: Walk, value: Any, name: str) -> bytes:
-    try:
-        return walk.encode_any(value)
-    except UnknownTypeError as error:
-        if error.path:  # too deep to look for
-            raise
-        problem = error
+def _placed(error: UnknownTypeError, value: Any, name: str) -> UnknownTypeError:
+    """The error again, with the path to its cause, unless that is too deep to look for."""
+    if error.path:
+        return error
     from .path import locate
 
-    raise locate(walk, value, name, problem) from problem.__cause__
-
-
-def _final(encoding: bytes) -> bytes:
-    return encoding[1:] if encoding[0] == HASHED else blake3(encoding).digest()
+    return locate(value, name, error)
 
 
 class Hasher:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain
+from operator import add
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from .encoding import Encoding, count
@@ -59,9 +60,8 @@ class View:
 def combine(head: bytes, encodings: list[Any], order: int) -> bytes:
     """The body of a node, from the encodings of its parts."""
     if order == PAIRS:
-        pairs = [key + value for key, value in zip(encodings[::2], encodings[1::2], strict=True)]
-        pairs.sort()
-        return b"".join((head, count(len(pairs)), *pairs))
+        pairs = encodings if len(encodings) == 2 else sorted(map(add, encodings[::2], encodings[1::2]))
+        return b"".join((head, count(len(encodings) // 2), *pairs))
     if order == SET:
         encodings.sort()
     return b"".join((head, count(len(encodings)), *encodings))

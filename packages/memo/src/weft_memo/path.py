@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .encoding import LEAVES
 from .errors import UnknownTypeError
-from .node import ATTRIBUTES, ITEMS, ORDERED, PAIRS, SET, SPLITS, Node
-
-if TYPE_CHECKING:
-    from .walk import Walk
+from .node import ATTRIBUTES, ITEMS, ORDERED, PAIRS, SET, Node
+from .walk import failed, split_any
 
 __all__ = ["locate"]
 
 LONGEST = 200
 
 
-def locate(walk: Walk, root: Any, name: str, problem: UnknownTypeError) -> UnknownTypeError:
+def locate(root: Any, name: str, problem: UnknownTypeError) -> UnknownTypeError:
     """The error again, with the path to its cause."""
-    from .walk import failed
-
     todo: list[tuple[Any, tuple[Any, ...]]] = [(root, ())]
     met: dict[int, Any] = {}
     while todo:
@@ -28,8 +24,7 @@ def locate(walk: Walk, root: Any, name: str, problem: UnknownTypeError) -> Unkno
             continue
         met[id(value)] = value
         try:
-            split = SPLITS.get(type(value))
-            node = walk.split(type(value), value) if split is None else split(value)
+            node = split_any(value, set())
         except UnknownTypeError as error:
             return UnknownTypeError(error.type_name, shown(path, name), error.reason)
         except RecursionError as error:
