@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from .annotation import annotation_text, class_annotations
 from .code import class_text, code_of
+from .naming import qualified_name
 from .origin import USER, module_name, origin_of_namespace
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def class_unit(reach: Reach, cls: type) -> Unit | str:
     namespace = _namespace(cls)
     origin = origin_of_namespace(namespace)
     if origin is not USER:
-        return reach.leaf(origin, f"{cls.__module__}.{cls.__qualname__}")
+        return reach.leaf(origin, qualified_name(cls))
     name = f"{module_name(namespace)}.{cls.__qualname__}"
     unit = reach.unit(id(cls), "class", name, cls, cls.__name__)
     if reach.deep:
@@ -61,7 +62,7 @@ def _fill(reach: Reach, unit: Unit, cls: type, name: str) -> None:
     for number, base in enumerate(cls.__bases__):
         if base is not object:
             edges[f"base {number}"] = reach.target(base, "value", name)
-    if type(cls) is not type:
+    if type(cls) is not type and type(cls) not in map(type, cls.__bases__):
         edges["metaclass"] = reach.target(type(cls), "value", name)
     attributes = dict(_attributes(cls))
     changed = _changed(cls, attributes)

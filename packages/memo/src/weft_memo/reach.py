@@ -25,6 +25,7 @@ from blake3 import blake3
 
 from . import dispatch, imports
 from .code import MUTATORS, PYTHON, Code, code_of
+from .naming import qualified_name
 from .origin import USER, Origin, module_name, origin_of_module, origin_of_namespace
 from .state import State
 
@@ -176,7 +177,7 @@ class Reach:
             return unit
         text = self.leaf(origin, _qualified(function))
         if not function.__closure__ and not hasattr(function, "__wrapped__"):
-            return text
+            return qualified_name(function)
         unit = self.unit(id(function), "helper", text, function, text)
         unit.own, unit.text = blake3(text.encode()).digest(), text
         self.soon(functools.partial(self._fill_foreign, unit, function))

@@ -215,7 +215,8 @@ def _narrowed(nodes: list[Any], twins: list[types.CodeType], code: types.CodeTyp
         if around:  # the innermost
             return [max(around, key=lambda node: (node.lineno, node.col_offset))]
     words = bytecode.words(code)
-    return [node for node in nodes if bytecode.words_of_node(node) == words]
+    alike = [node for node in nodes if bytecode.words_of_node(node) == words]
+    return alike[:1] if len({ast.dump(node) for node in alike}) == 1 else []
 
 
 def _extent(code: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:

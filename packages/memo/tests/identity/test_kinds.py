@@ -6,13 +6,17 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 from weft_interfaces import InputError
 from weft_memo import identify_function
 
+DIGESTS = Path(__file__).parent / "digests.json"
+REWRITE = bool(os.environ.get("WEFT_REWRITE"))
 # Each has a place where {} stands; another content there makes another function of `top`.
 PLACES = {
     "partial": "import functools\ndef f(x, y): return x\ntop = functools.partial(f, {})",
@@ -124,6 +128,17 @@ def test_what_it_holds_counts(load, name: str) -> None:
     other = identify_function(load(_filled(PLACES[name], values[1])).top)
     assert one.digest == again.digest != other.digest
     assert "python" not in one.parts
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_identities_are_those_that_other_versions_gave(load, name: str) -> None:
+    """Of Python, and of this package."""
+    recorded = json.loads(DIGESTS.read_text()) if DIGESTS.exists() else {}
+    now = identify_function(load(_filled(PLACES[name], "True" if name == "dataclass options" else "1")).top)
+    if REWRITE:
+        DIGESTS.write_text(json.dumps({**recorded, name: now.digest.hex()}, indent=1, sort_keys=True) + "\n")
+    else:
+        assert now.digest.hex() == recorded[name]
 
 
 def _filled(source: str, value: str) -> str:
