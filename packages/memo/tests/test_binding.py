@@ -106,7 +106,7 @@ def test_a_call_that_is_not_taken() -> None:
 
 def test_defaults_are_those_of_the_function_now() -> None:
     def function(a, b=[]):
-        return a  # noqa: B006
+        return a
 
     assert bind_arguments(function, (1,), {})["b"] is function.__defaults__[0]
 

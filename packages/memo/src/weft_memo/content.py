@@ -23,9 +23,6 @@ def is_registered(cls: type) -> bool:
 
 def describe(value: Any, name: str) -> str:
     """A text of bounded length that says what a value is. name: its own, which may be that of a secret."""
-    try:
-        from .description import describe  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        return repr(value)[:1000]
-    text: str = describe(value, name)
-    return text
+    from .description import describe
+
+    return describe(value, name)

@@ -20,7 +20,7 @@ from .origin import module_name, origin_of_namespace
 from .reach import Reach, graph_digest, part_digests
 from .weak import WeakTable
 
-__all__ = ["POLICIES", "FunctionIdentity", "identify_class", "identify_function"]
+__all__ = ["POLICIES", "FunctionIdentity", "full_name", "identify_class", "identify_function"]
 
 POLICIES = ("deep", "body", "name")
 

@@ -1,0 +1,100 @@
+"""Decorators of Weft make no difference to what a function is."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from weft._shell import ShellCall
+from weft_memo import bind_arguments, identify_function
+
+PROGRAM = """
+import weft
+from weft import task as job
+small = weft.task(cpus=1)
+
+def plain(x): return x + 1
+
+@weft.task
+def helper(x): return x + 1
+
+@weft.task{options}
+def top(x): return x * 2
+
+@job{options}
+def calling(x): return helper(x).result() + plain(x)
+
+@small
+def under_another_name(x): return x * 3
+
+@weft.join
+def joined(x): return [helper(i) for i in range(x)]
+
+@weft.shell
+def command(x): return f"echo {{x}}"
+
+class Model:
+    @weft.task{options}
+    def fit(self, x): return x
+"""
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def load(source: str) -> Any:
+        sys.modules.pop("identified", None)
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        (folder / "identified.py").write_text(source)
+        sys.path.insert(0, str(folder))
+        importlib.invalidate_caches()
+        return importlib.import_module("identified")
+
+    yield load
+    sys.modules.pop("identified", None)
+
+
+def test_options_make_no_difference(load: Callable[[str], Any]) -> None:
+    one, other = load(PROGRAM.format(options="")), load(PROGRAM.format(options="(retries=3, cpus=2)"))
+    for name in ("top", "calling", "under_another_name", "joined", "command"):
+        before, after = getattr(one, name), getattr(other, name)
+        assert identify_function(before).digest == identify_function(after).digest
+        assert identify_function(before).digest == identify_function(before.function).digest
+        assert identify_function(before.function).digest == identify_function(after.options(retries=1)).digest
+    assert identify_function(one.Model.fit).digest == identify_function(other.Model.fit).digest
+    command = identify_function(ShellCall(one.command.function))
+    assert command.digest == identify_function(one.command).digest
+    assert "function identified.command" in command.parts
+
+
+def test_a_task_that_is_called_is_followed(load: Callable[[str], Any]) -> None:
+    source = PROGRAM.format(options="")
+    before = load(source)
+    edited = load(source.replace("def helper(x): return x + 1", "def helper(x): return x + 2"))
+    for name in ("calling", "joined"):
+        one, other = identify_function(getattr(before, name)), identify_function(getattr(edited, name))
+        assert "helper identified.helper" in one.parts
+        changed = {part for part in one.parts if one.parts[part] != other.parts[part]}
+        assert changed == {"helper identified.helper"}
+    assert identify_function(before.top).digest == identify_function(edited.top).digest
+
+
+def test_arguments_of_tasks(load: Callable[[str], Any]) -> None:
+    module = load(PROGRAM.format(options=""))
+    assert bind_arguments(module.top, (1,), {}) == bind_arguments(module.top, (), {"x": 1}) == {"x": 1}
+    assert bind_arguments(module.Model().fit, (1,), {}) == {"x": 1}
+    assert bind_arguments(ShellCall(module.command.function), (1,), {}) == {"x": 1}
+
+
+def test_by_name(load: Callable[[str], Any]) -> None:
+    module = load(PROGRAM.format(options=""))
+    assert (
+        identify_function(module.top, "name").digest == identify_function(module.top.function, "name").digest
+    )
+    assert list(identify_function(module.top, version="1").parts) == ["name identified.top", "version"]
