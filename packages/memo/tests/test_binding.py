@@ -105,7 +105,7 @@ def test_a_call_that_is_not_taken() -> None:
 
 
 def test_defaults_are_those_of_the_function_now() -> None:
-    def function(a, b=[]):
+    def function(a, b=[]):  # noqa: B006
         return a
 
     assert bind_arguments(function, (1,), {})["b"] is function.__defaults__[0]
