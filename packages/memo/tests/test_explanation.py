@@ -67,7 +67,7 @@ def test_an_argument(memory: Memory) -> None:
     explanation = explain_miss(memory.store, call)
     assert explanation.outcome == "miss"
     assert (explanation.run, explanation.time) == ("run-1", 1000.0)
-    assert "of run run-1, " in explanation.summary
+    assert "from its nearest call, by run run-1, " in explanation.summary
     assert changes(explanation) == ['argument config: config["seed"]: 3 -> 4']
     assert explanation.reason == "argument config"
     assert str(explanation).splitlines()[1] == '  argument config: config["seed"]: 3 -> 4'
@@ -101,18 +101,50 @@ def test_a_package(memory: Memory) -> None:
     assert changes(explain_miss(memory.store, call)) == ["package numpy: numpy 1.26.4 -> numpy 2.0"]
 
 
-def test_a_renamed_helper(memory: Memory) -> None:
-    parts = {**PARTS, "helper app.scaled": NORM.replace("norm", "scaled")}
+def test_helpers_that_came_and_went(memory: Memory) -> None:
+    parts = {**PARTS, "helper app.scaled": "def scaled(config):\n    return 0\n"}
     del parts["helper app.norm"]
     explanation = explain_miss(memory.store, memory.call(parts, {"config": CONFIG}))
     assert changes(explanation) == ["helper app.scaled: added", "helper app.norm: removed"]
     assert explanation.reason == "helper app.scaled (added), helper app.norm (removed)"
 
 
+def test_a_renamed_helper(memory: Memory) -> None:
+    parts = {**PARTS, "helper app.scaled": NORM.replace("norm", "scaled")}
+    del parts["helper app.norm"]
+    explanation = explain_miss(memory.store, memory.call(parts, {"config": CONFIG}))
+    assert changes(explanation) == ["helper app.scaled: renamed, from helper app.norm"]
+
+
+def test_the_same_arguments_say_more_than_the_same_code(memory: Memory) -> None:
+    parts = {**PARTS, "global app.SCALE": describe(3)}
+    memory.remember(memory.call(parts, {"config": {"seed": 9}}), "run-2", 2000.0)
+    explanation = explain_miss(memory.store, memory.call(parts, {"config": CONFIG}))
+    assert changes(explanation) == ["global app.SCALE: SCALE: 2 -> 3"]
+    assert "was called with the same arguments by run run-1, " in explanation.summary
+    explanation = explain_miss(memory.store, memory.call(parts, {"config": {"seed": 8}}))
+    assert changes(explanation) == ['argument config: config["seed"]: 9 -> 8']
+
+
+def test_what_is_reached_twice_is_named_once(memory: Memory) -> None:
+    name = "class app.Model"
+    before = {name: "class Model: pass", "helper app.norm": NORM}
+    after = {**before, "helper app.norm": "def norm(config):\n    return 1\n"}
+    memory.remember(memory.call(PARTS, {}, **{name: memory.identity(before)}))
+    parts = {**PARTS, "helper app.norm": after["helper app.norm"]}
+    call = memory.call(parts, {}, **{name: memory.identity(after)})
+    assert [change.what for change in explain_miss(memory.store, call).changes] == ["helper app.norm"]
+
+
 def test_policy_and_version(memory: Memory) -> None:
     identity = memory.identity(PARTS, policy="body", version="2")
     call = memory.call(PARTS, {"config": CONFIG}, function=identity)
     assert changes(explain_miss(memory.store, call)) == ["policy: deep -> body", "version: none -> 2"]
+    identity = memory.identity({"function app.simulate": "other"}, policy="body")
+    lines = changes(explain_miss(memory.store, memory.call(PARTS, {"config": CONFIG}, function=identity)))
+    assert lines[0] == "policy: deep -> body"
+    assert lines[1] == "function app.simulate:"
+    assert "removed" not in "".join(lines)
 
 
 def test_the_class_of_an_argument(memory: Memory) -> None:

@@ -86,7 +86,7 @@ def test_an_argument_that_changed(execute: Any) -> None:
     assert lines[0] == "app.simulate: 1 hit, 1 miss"
     assert lines[1].startswith("1 hit (task 0): computed by run one-")
     assert lines[2] == "1 miss (task 1): argument config"
-    assert "of run one-" in lines[3]
+    assert "by run one-" in lines[3]
 
 
 def test_a_helper_that_changed_is_shown_as_a_diff(execute: Any) -> None:
@@ -115,6 +115,15 @@ def test_a_hit(execute: Any) -> None:
     assert text.startswith("task 0: hit\napp.simulate was remembered: run one-")
     execute("three", 1, 2, 1)
     assert "app.simulate: 2 hits, 1 miss" in why("three", "simulate")
+
+
+def test_of_many_misses_some_are_looked_at(execute: Any) -> None:
+    execute("one", 1)
+    execute("two", *range(1000, 1120))
+    lines = why("two", "simulate").splitlines()
+    assert lines[0] == "app.simulate: 120 misses"
+    assert lines[1] == "40 misses (task 0, 3, 6, 9, 12, ...): argument config"
+    assert lines[-1] == "and 80 more misses, which were not looked at"
 
 
 def test_json(execute: Any) -> None:

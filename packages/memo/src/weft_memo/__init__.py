@@ -11,10 +11,11 @@ from .__about__ import __version__
 
 if TYPE_CHECKING:
     from .binding import bind_arguments, unknown_parameters
+    from .change import Change
     from .description import describe
     from .difference import differences
     from .errors import UnknownTypeError
-    from .explanation import Change, Explanation, explain_hit, explain_miss, explain_shared
+    from .explanation import Explanation, explain_hit, explain_miss, explain_shared
     from .hasher import Hasher, digest, digest_argument
     from .identity import FunctionIdentity, identify_class, identify_function
     from .log import Lookup, LookupLog, RunRecord, read_record
@@ -59,10 +60,11 @@ __all__ = [
 
 _NAMES = {
     "binding": "bind_arguments unknown_parameters",
+    "change": "Change",
     "description": "describe",
     "difference": "differences",
     "errors": "UnknownTypeError",
-    "explanation": "Change Explanation explain_hit explain_miss explain_shared",
+    "explanation": "Explanation explain_hit explain_miss explain_shared",
     "hasher": "Hasher digest digest_argument",
     "identity": "FunctionIdentity identify_class identify_function",
     "log": "Lookup LookupLog RunRecord read_record",

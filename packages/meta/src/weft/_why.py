@@ -25,7 +25,7 @@ from ._hint import did_you_mean
 
 __all__ = ["Answer", "answer", "find_record", "open_store"]
 
-_EXPLAINED = 200  # misses of one task that are looked at
+_EXPLAINED = 50  # misses of one name that are looked at, evenly over the run
 _REASONS = 10
 _TASKS = 5
 _LISTED = 8
@@ -146,22 +146,24 @@ def answer(record: RunRecord, task: str, open_it: OpenStore) -> Answer:
     The store is opened when a miss is to be explained. Raises :class:`InputError` for a task that the run
     does not have, and says which it has; and what ``open_it`` raises.
     """
+    names, last, misses, found = set(), 0, 0, None
+    for lookup in record:
+        names.add(lookup.name)
+        last = max(last, lookup.task)
+        if _is_meant(lookup, task):
+            found = lookup.name
+            misses += lookup.outcome == "miss"
+    if found is None:
+        raise InputError(_unknown(record, task, sorted(names), last))
+    answered = Answer(found, single=task.isdigit())
     store = _Lazy(open_it)
-    wanted, names, ids = None, set(), 0
     try:
         for lookup in record:
-            names.add(lookup.name)
-            ids = max(ids, lookup.task)
-            if not _is_meant(lookup, task):
-                continue
-            if wanted is None:
-                wanted = Answer(lookup.name, single=task.isdigit())
-            _add(wanted, lookup, record, store)
+            if _is_meant(lookup, task):
+                _add(answered, lookup, record, store, step=-(-misses // _EXPLAINED))
     finally:
         store.close()
-    if wanted is None:
-        raise InputError(_unknown(record, task, sorted(names), ids))
-    return wanted
+    return answered
 
 
 def _is_meant(lookup: Lookup, task: str) -> bool:
@@ -170,10 +172,11 @@ def _is_meant(lookup: Lookup, task: str) -> bool:
     return task in (lookup.name, lookup.name.rpartition(".")[2])
 
 
-def _add(wanted: Answer, lookup: Lookup, record: RunRecord, store: _Lazy) -> None:
-    wanted.counts[lookup.outcome] += 1
-    if lookup.outcome == "miss" and wanted.counts["miss"] > _EXPLAINED:
-        wanted.unexplained += 1
+def _add(answered: Answer, lookup: Lookup, record: RunRecord, store: _Lazy, step: int) -> None:
+    """Count a lookup, and explain it; of misses every one in ``step``, as each has the store searched."""
+    answered.counts[lookup.outcome] += 1
+    if lookup.outcome == "miss" and (answered.counts["miss"] - 1) % step:
+        answered.unexplained += 1
         return
     explanation = _explained(lookup, record, store)
     text = {
@@ -183,7 +186,7 @@ def _add(wanted: Answer, lookup: Lookup, record: RunRecord, store: _Lazy) -> Non
         else "computed earlier in this run",
         "shared": "got the outcome of an equal call that was in flight",
     }[lookup.outcome]
-    reason = wanted.reasons.setdefault(text, Reason(explanation))
+    reason = answered.reasons.setdefault(text, Reason(explanation))
     reason.count += 1
     if len(reason.tasks) < _TASKS:
         reason.tasks.append(lookup.task)
