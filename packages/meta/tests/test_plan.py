@@ -301,6 +301,14 @@ def test_configurations(script: Script) -> None:
     assert script.plan("--config", "site.toml")[-1] == "0 hits, 0 misses, 0 unknown, 2 not memoized"
 
 
+def test_a_store_that_does_not_work(script: Script) -> None:
+    (script.folder / "weft-memo.db").write_text("no folder")
+    script.write("double(1)\n")
+    line, summary = script.plan()
+    assert line.startswith("miss     task 0 (double): the memo store does not work: ")
+    assert summary == "0 hits, 1 miss, 0 unknown"
+
+
 def test_wrong_commands(script: Script, start: Callable[..., Any]) -> None:
     program = start(argv=["-m", "weft", "plan", "missing.py"])
     assert program.end() == 2

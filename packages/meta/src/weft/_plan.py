@@ -44,7 +44,16 @@ class PlanMemory:
         self.identify = self._memoizer.identify
 
     def recall(self, call: MemoCall) -> tuple[MemoEntry | None, Explanation]:
-        """The entry of a call, if there is one, and where it comes from, or why there is none."""
+        """The entry of a call, if there is one, and where it comes from, or why there is none: also because
+        the store does not work, as in a run.
+        """
+        try:
+            return self._looked_up(call)
+        except Exception as error:  # noqa: BLE001  whatever a store raises is a miss
+            summary = f"the memo store does not work: {error}"
+            return None, Explanation(outcome="miss", task=call.task, summary=summary)
+
+    def _looked_up(self, call: MemoCall) -> tuple[MemoEntry | None, Explanation]:
         if self._store is None:
             self._store = Overlay(_existing(self._memo))
         entry = self._store.get(call.key)
