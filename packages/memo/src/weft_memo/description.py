@@ -9,41 +9,37 @@ differs.
 
 from __future__ import annotations
 
-import datetime
-import decimal
-import fractions
 import functools
 import json
-import pathlib
 import re
 import types
-import uuid
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable
 from enum import Enum
-from hashlib import blake2b
 from itertools import islice
 from typing import Any
 
 from weft_interfaces import Shared
 
-__all__ = ["BEGINNING", "describe", "is_secret"]
+from .leaf import (
+    BEGINNING,
+    BITS,
+    TEXT,
+    enum_text,
+    fields_of,
+    is_secret,
+    leaf,
+    module_of,
+    short_hash,
+    type_name,
+)
+
+__all__ = ["describe"]
 
 _BUDGET = 256  # leaves, each counted once more for every 16 characters
 _DEPTH = 10
-_TEXT = 120
-BEGINNING = 60  # of a longer text
-_BYTES = 40
-_BITS = 256
 _SORTED = 10_000  # keys or members that are sorted to find the first ones
 
-# These are written in C or in the standard library, and hold nothing of the user's.
-_REPR = frozenset(
-    {bool, float, complex, type(None), type(...), type(NotImplemented), range, uuid.UUID, decimal.Decimal}
-    | {fractions.Fraction, datetime.date, datetime.timedelta, pathlib.PurePosixPath, pathlib.PosixPath}
-    | {pathlib.PureWindowsPath, pathlib.WindowsPath}
-)
 _CODE = (
     types.FunctionType,
     types.BuiltinFunctionType,
@@ -53,7 +49,6 @@ _CODE = (
     type,
 )
 _LIBRARIES = frozenset({"numpy", "pandas", "polars", "pyarrow", "scipy", "torch"})
-_SECRET = re.compile("passw|secret|token|credential|api_?key|private_?key", re.IGNORECASE).search
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _quote = json.JSONEncoder(ensure_ascii=False).encode
@@ -74,19 +69,14 @@ def describe(value: Any, name: str = "", digest: bytes | None = None) -> str:
             return _encode(_hidden(value, digest))
         return _encode(_node(value, _BUDGET, (), digest)[0])
     except Exception:  # noqa: BLE001  an explanation must not cost the task
-        return _encode({"t": _type_name(type(value)), "d": None})
-
-
-def is_secret(name: str) -> bool:
-    """Whether a name says that what it names is not to be shown."""
-    return _SECRET(name) is not None
+        return _encode({"t": type_name(type(value)), "d": None})
 
 
 def _node(value: Any, budget: int, above: tuple[int, ...], digest: bytes | None = None) -> tuple[Node, int]:
     """The description of a value within ``budget``, and what of that it took. ``above``: the ids of what it
     is in.
     """
-    text = _leaf(value)
+    text = leaf(value)
     if text is not None:
         return text, 1 + len(text) // 16
     kind = type(value)
@@ -99,28 +89,11 @@ def _node(value: Any, budget: int, above: tuple[int, ...], digest: bytes | None 
     for base, describe_kind in _KINDS:
         if issubclass(kind, base):
             return describe_kind(value, budget, (*above, id(value)), digest)
-    if not _LIBRARIES.isdisjoint([_module(base).partition(".")[0] for base in kind.__mro__]):
+    if not _LIBRARIES.isdisjoint([module_of(base).partition(".")[0] for base in kind.__mro__]):
         from .frames import describe_frame
 
         return describe_frame(value, lambda part: _digest(part, None)), 4
     return _instance(value, budget, (*above, id(value)), digest)
-
-
-def _leaf(value: Any) -> str | None:
-    """The ``repr`` of what is plain and short."""
-    kind = type(value)
-    if kind is str:
-        return repr(value) if len(value) <= _TEXT else None
-    if kind is int:
-        return repr(value) if value.bit_length() <= _BITS else None
-    if kind in _REPR:
-        return repr(value)
-    if kind is bytes or kind is bytearray:
-        return repr(value) if len(value) <= _BYTES else None
-    if kind is datetime.datetime or kind is datetime.time:
-        zone = value.tzinfo
-        return repr(value) if zone is None or type(zone) is datetime.timezone else None
-    return None
 
 
 def _long(value: Any, digest: bytes | None) -> Node:
@@ -136,7 +109,7 @@ def _long(value: Any, digest: bytes | None) -> Node:
 def _closed(value: Any, digest: bytes | None = None) -> Node:
     """A value by its type, its length and its digest."""
     kind = type(value)
-    node: dict[str, Any] = {"t": _type_name(kind), "d": _digest(value, digest)}
+    node: dict[str, Any] = {"t": type_name(kind), "d": _digest(value, digest)}
     base: Any = next((base for base in _CONTAINERS if issubclass(kind, base)), None)
     if base is not None:
         node["n"] = base.__len__(value)
@@ -144,7 +117,7 @@ def _closed(value: Any, digest: bytes | None = None) -> Node:
 
 
 def _hidden(value: Any, digest: bytes | None = None) -> Node:
-    return {"t": _type_name(type(value)), "secret": True, "d": _digest(value, digest)}
+    return {"t": type_name(type(value)), "secret": True, "d": _digest(value, digest)}
 
 
 def _digest(value: Any, known: bytes | None) -> str | None:
@@ -176,7 +149,7 @@ def _sequence(value: Any, budget: int, above: tuple[int, ...], digest: bytes | N
         node, cost = _node(part, max(1, (budget - used) // (len(parts) - index)), above)
         nodes.append(node)
         used += cost
-    node = {"t": _type_name(kind), "n": length, "i": nodes}
+    node = {"t": type_name(kind), "n": length, "i": nodes}
     if len(nodes) < length:
         rest = list(islice(base.__iter__(value), len(nodes), None)) if digest is None else None
         node["d"] = _digest(rest, digest)
@@ -190,9 +163,9 @@ def _mapping(value: Any, budget: int, above: tuple[int, ...], digest: bytes | No
     keys = [text for text, _, _ in pairs]
     pairs.sort(key=_first)
     node, used = _named(pairs, budget, above, digest)
-    node = {"t": _type_name(type(value)), "n": len(pairs), "k": node.pop("f"), **node}
+    node = {"t": type_name(type(value)), "n": len(pairs), "k": node.pop("f"), **node}
     if issubclass(type(value), OrderedDict):
-        node["o"] = _short_hash(keys)
+        node["o"] = short_hash(keys)
     return node, used
 
 
@@ -205,7 +178,7 @@ def _named(
     for index, (name, key, part) in enumerate(pairs):
         if used >= budget:
             break
-        if type(key) is str and _SECRET(key):
+        if type(key) is str and is_secret(key):
             nodes[name], cost = _hidden(part), 2
         else:
             nodes[name], cost = _node(part, max(1, (budget - used) // (len(pairs) - index)), above)
@@ -221,11 +194,11 @@ def _members(value: Any, budget: int, above: tuple[int, ...], digest: bytes | No
     if base.__len__(value) > _SORTED:
         return _closed(value, digest), 2
     texts = sorted(_key(member) for member in base.__iter__(value))
-    node: dict[str, Any] = {"t": _type_name(type(value)), "n": len(texts), "m": []}
+    node: dict[str, Any] = {"t": type_name(type(value)), "n": len(texts), "m": []}
     used = 1
     for text in texts:
         if used >= budget:
-            node["d"] = _short_hash(texts[len(node["m"]) :])
+            node["d"] = short_hash(texts[len(node["m"]) :])
             break
         node["m"].append(text)
         used += 1 + len(text) // 16
@@ -234,17 +207,17 @@ def _members(value: Any, budget: int, above: tuple[int, ...], digest: bytes | No
 
 def _key(key: Any, depth: int = 0) -> str:
     """A key, or a member of a set, as it is shown: ``"name"``, ``3``, ``(1, 2)``."""
-    if type(key) is str and len(key) <= _TEXT:
+    if type(key) is str and len(key) <= TEXT:
         return _quote(key)
-    text = _leaf(key)
+    text = leaf(key)
     if text is not None:
         return text
     if type(key) is tuple and len(key) <= 8 and depth < 4:
         inner = [_key(part, depth + 1) for part in key]
         return f"({', '.join(inner)}{',' if len(inner) == 1 else ''})"
     if issubclass(type(key), Enum):
-        return _enum_text(key)
-    return f"{_type_name(type(key))} {_digest(key, None)}"
+        return enum_text(key)
+    return f"{type_name(type(key))} {_digest(key, None)}"
 
 
 def _first(pair: tuple[str, Any, Any]) -> str:
@@ -255,52 +228,23 @@ def _first(pair: tuple[str, Any, Any]) -> str:
 
 
 def _instance(value: Any, budget: int, above: tuple[int, ...], digest: bytes | None) -> tuple[Node, int]:
-    fields = _fields(value)
+    fields = fields_of(value)
     kind = type(value)
     if not fields:
         return _closed(value, digest), 2
     node, used = _named([(name, name, part) for name, part in fields.items()], budget, above, digest)
-    return {"t": _type_name(kind), **node}, used
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    """The attributes that an instance holds, those of a dataclass in its order, others sorted by name; what
-    its class computes is not among them.
-    """
-    kind = type(value)
-    if issubclass(kind, tuple):
-        names = kind._fields  # type: ignore[attr-defined]
-        return dict(zip(map(str, names), tuple.__iter__(value), strict=False))
-    found: dict[str, Any] = {}
-    for base in kind.__mro__:
-        for name, attribute in vars(base).items():
-            if type(attribute) is types.MemberDescriptorType and base.__module__ != "builtins":
-                try:
-                    found[name] = attribute.__get__(value)
-                except AttributeError:
-                    continue
-    with suppress(AttributeError):
-        found.update(object.__getattribute__(value, "__dict__"))
-    declared = getattr(kind, "__dataclass_fields__", None)
-    names = [name for name in declared if name in found] if type(declared) is dict else []
-    return {str(name): found[name] for name in (*names, *sorted(found.keys() - names, key=str))}
+    return {"t": type_name(kind), **node}, used
 
 
 def _enum(value: Any, budget: int, above: tuple[int, ...], digest: bytes | None) -> tuple[Node, int]:
-    return {"t": _type_name(type(value)), "s": _enum_text(value)}, 2
-
-
-def _enum_text(value: Any) -> str:
-    state = object.__getattribute__(value, "__dict__")
-    shown = state.get("_name_") or _leaf(state.get("_value_"))
-    return f"{type(value).__name__}.{shown}"
+    return {"t": type_name(type(value)), "s": enum_text(value)}, 2
 
 
 def _exception(value: Any, budget: int, above: tuple[int, ...], digest: bytes | None) -> tuple[Node, int]:
     fields = [("args", "args", BaseException.args.__get__(value))]  # type: ignore[attr-defined]
-    fields += [(name, name, part) for name, part in _fields(value).items()]
+    fields += [(name, name, part) for name, part in fields_of(value).items()]
     node, used = _named(fields, budget, above, digest)
-    return {"t": _type_name(type(value)), **node}, used
+    return {"t": type_name(type(value)), **node}, used
 
 
 def _partial(value: Any, budget: int, above: tuple[int, ...], digest: bytes | None) -> tuple[Node, int]:
@@ -314,7 +258,7 @@ def _partial(value: Any, budget: int, above: tuple[int, ...], digest: bytes | No
 
 
 def _code(value: Any, budget: int, above: tuple[int, ...], digest: bytes | None) -> tuple[Node, int]:
-    name = f"{_module(value)}.{getattr(value, '__qualname__', '?')}"
+    name = f"{module_of(value)}.{getattr(value, '__qualname__', '?')}"
     return {"t": type(value).__name__, "s": name, "d": _digest(value, digest)}, 3
 
 
@@ -330,12 +274,12 @@ def _derived(value: Any, budget: int, above: tuple[int, ...], digest: bytes | No
     """An instance of a subclass of a plain type."""
     base: Any = next(base for base in _PLAIN if issubclass(type(value), base))
     if base is str:
-        shown = _leaf(str.__str__(value)[:_TEXT])
+        shown = leaf(str.__str__(value)[:TEXT])
     elif base is int:
-        shown = repr(int.__int__(value)) if int.bit_length(value) <= _BITS else "..."
+        shown = repr(int.__int__(value)) if int.bit_length(value) <= BITS else "..."
     else:
-        shown = base.__repr__(base(value) if base is bytearray else value)[:_TEXT]
-    return {"t": _type_name(type(value)), "s": shown, "d": _digest(value, digest)}, 3
+        shown = base.__repr__(base(value) if base is bytearray else value)[:TEXT]
+    return {"t": type_name(type(value)), "s": shown, "d": _digest(value, digest)}, 3
 
 
 def _slice(value: Any, budget: int, above: tuple[int, ...], digest: bytes | None) -> tuple[Node, int]:
@@ -367,17 +311,3 @@ _KINDS: tuple[tuple[Any, Callable[..., tuple[Node, int]]], ...] = (
     (BaseException, _exception),
     (Shared, _shared),
 )
-
-
-def _module(value: Any) -> str:
-    module = getattr(value, "__module__", None)
-    return module if type(module) is str else "?"
-
-
-def _type_name(kind: type) -> str:
-    module, name = _module(kind), kind.__qualname__
-    return name if module == "builtins" else f"{module}.{name}"
-
-
-def _short_hash(texts: Iterable[str]) -> str:
-    return blake2b("\n".join(texts).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

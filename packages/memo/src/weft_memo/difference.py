@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .description import BEGINNING
+from .leaf import BEGINNING
 
 __all__ = ["differences"]
 
