@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,3 +99,59 @@ def test_by_name(load: Callable[[str], Any]) -> None:
         identify_function(module.top, "name").digest == identify_function(module.top.function, "name").digest
     )
     assert list(identify_function(module.top, version="1").parts) == ["name identified.top", "version"]
+
+
+SCRIPT = """
+import dataclasses, subprocess, sys
+import cloudpickle
+from weft_memo import identify_class, identify_function
+
+LIMIT = 3
+
+@dataclasses.dataclass(order=True)
+class Point:
+    x: list = dataclasses.field(default_factory=list)
+    y: int = 3
+    def __add__(self, other): return helper(self.y) + LIMIT
+    def norm(self): return helper(self.y)
+    def __bool__(self): return super().__eq__(None)
+
+def helper(x): return x + LIMIT
+
+def top(x): return [Point().norm(), helper(x)]
+
+def there_and_back(value):
+    there = "import cloudpickle, sys; value = cloudpickle.load(sys.stdin.buffer);"
+    there += "cloudpickle.dump(value, sys.stdout.buffer)"
+    done = subprocess.run([sys.executable, "-c", there], input=cloudpickle.dumps(value), capture_output=True)
+    return cloudpickle.loads(done.stdout)
+
+def report():
+    print(identify_class(Point).digest.hex(), identify_function(top).digest.hex())
+
+if "late" not in sys.argv:
+    report()
+before = Point.norm
+there_and_back(Point())
+assert Point.norm is not before
+report()
+"""
+
+
+def test_a_class_whose_instances_came_back_from_a_process(tmp_path: Path) -> None:
+    """They bring copies of its methods, which replace those of a script's class."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    cells = "import linecache, types, sys\nmodule = sys.modules['__main__'] = types.ModuleType('__main__')\n"
+    cells += (
+        f"text = {SCRIPT!r}\nlinecache.cache['<cell>'] = (len(text), None, text.splitlines(True), '<cell>')\n"
+    )
+    cells += "exec(compile(text, '<cell>', 'exec'), vars(module))\n"
+    (tmp_path / "notebook.py").write_text(cells)
+    found = set()
+    for command in (["script.py"], ["script.py", "late"], ["notebook.py"], ["notebook.py", "late"]):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        found.update(done.stdout.splitlines())
+    assert len(found) == 1

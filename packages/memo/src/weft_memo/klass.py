@@ -32,6 +32,7 @@ _SLOTS = (
     types.GetSetDescriptorType,
     type(vars(collections.namedtuple("_Pair", "first"))["first"]),
 )
+_MISSING = type(dataclasses.MISSING)  # there are copies of it, of classes that came by value
 _MUTABLE = (dict, list, set, bytearray)
 
 
@@ -97,12 +98,26 @@ def _attributes(cls: type) -> Iterator[tuple[str, Any]]:
         special = name.startswith("_") and name.endswith("_")
         function = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
         if isinstance(function, types.FunctionType):
-            made = function.__code__.co_filename.startswith(("<string>", "<attrs generated"))
-            if special and (made or origin_of_namespace(function.__globals__) is not USER):
+            if special and _is_generated(cls, name, function):
                 continue
         elif special and name not in _COUNTED and not isinstance(value, property):
             continue
         yield name, value
+
+
+def _is_generated(cls: type, name: str, function: types.FunctionType) -> bool:
+    """Whether a decorator or the standard library wrote a method: what it is made of counts instead."""
+    namespace = function.__globals__
+    if origin_of_namespace(namespace) is not USER:
+        return True
+    if hasattr(cls, "_fields") and str(namespace.get("__name__")).startswith("namedtuple_"):
+        return True
+    if "__dataclass_params__" not in vars(cls):
+        return False
+    maker = getattr(function.__code__, "co_qualname", None)  # from Python 3.11 on
+    if maker is not None:
+        return str(maker).startswith("__create_fn__.")
+    return function.__code__.co_filename.startswith("<") and code_of(function).compiled
 
 
 def _changed(cls: type, attributes: Mapping[str, Any]) -> set[str]:
@@ -129,7 +144,7 @@ def _dataclass(reach: Reach, cls: type, name: str, edges: dict[str, Unit | str])
         said.append(f"{field.name} " + " ".join(f"{one}={getattr(field, one)}" for one in _FIELD))
         for kind in ("default", "default_factory"):
             value = getattr(field, kind)
-            if value is not dataclasses.MISSING and not isinstance(value, types.MemberDescriptorType):
+            if not isinstance(value, (_MISSING, types.MemberDescriptorType)) and field.name not in vars(cls):
                 label = f"{kind} of {field.name}"
                 edges[label] = reach.target(value, "attribute", f"{name}.{field.name}")
     return said

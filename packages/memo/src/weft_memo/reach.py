@@ -27,6 +27,7 @@ from . import dispatch, imports
 from .code import MUTATORS, PYTHON, Code, code_of
 from .naming import qualified_name
 from .origin import USER, Origin, module_name, origin_of_module, origin_of_namespace
+from .source import DYNAMIC
 from .state import State
 
 __all__ = ["MISSING", "Reach", "Unit"]
@@ -231,7 +232,7 @@ class Reach:
         code = code_of(function)
         self.python |= code.compiled
         unit.text = code.text
-        namespace = function.__globals__
+        namespace = _namespace(function)
         decorators = [digest for chain, digest in code.decorators if not self._is_weft(namespace, chain)]
         unit.own = blake3(b"".join([code.digest, *decorators])).digest()
         edges = unit.edges
@@ -304,6 +305,18 @@ class Reach:
             value = getattr(value, name, None)
         module = getattr(value, "__module__", None)
         return isinstance(module, str) and origin_of_module(module).kind == "weft"
+
+
+def _namespace(function: types.FunctionType) -> Mapping[str, Any]:
+    """The globals of a function; of one that came by value those of the module that it is from, so that it
+    reaches what its original does.
+    """
+    own = function.__globals__
+    if function.__code__.co_filename == DYNAMIC:
+        module = sys.modules.get(own.get("__name__", ""))
+        if isinstance(module, types.ModuleType):
+            return vars(module)
+    return own
 
 
 def _contents(cell: types.CellType) -> Any:

@@ -21,7 +21,7 @@ from typing import Any
 
 from . import bytecode
 
-__all__ = ["File", "file_of", "find_node"]
+__all__ = ["DYNAMIC", "File", "file_of", "find_node"]
 
 _FLAGS = [getattr(__future__, name).compiler_flag for name in __future__.all_feature_names]
 _FUTURES = functools.reduce(operator.or_, _FLAGS) & ~0xFF  # lower ones mean other things in code objects
@@ -110,6 +110,9 @@ class File:
         return known
 
 
+# What cloudpickle calls the file of code that came by value, as methods of a script's classes do when an
+# instance comes back from a worker process: they replace those that are there.
+DYNAMIC = "<dynamic-code>"
 _FILES: dict[str, File] = {}
 
 
@@ -137,6 +140,8 @@ def find_node(code: types.CodeType, namespace: Mapping[str, Any]) -> tuple[File,
     names = [code.co_filename]
     if isinstance(namespace.get("__file__"), str):
         names.append(namespace["__file__"])  # a script may have changed its directory
+    elif code.co_filename == DYNAMIC:
+        names += [name for name, entry in list(linecache.cache.items()) if _is_cell(entry)]
     for file in _versions(dict.fromkeys(names), namespace):
         try:
             node = file.find(code)
@@ -173,6 +178,11 @@ def _functions(statement: Any, name: str) -> Iterator[Any]:
             inner = getattr(node, field, None)
             if isinstance(inner, list):
                 waiting += inner
+
+
+def _is_cell(entry: tuple[Any, ...]) -> bool:
+    """Whether a source was given to linecache and read from no file, as a notebook's cells are."""
+    return len(entry) == 4 and entry[1] is None
 
 
 def _first_line(node: Any) -> int:
