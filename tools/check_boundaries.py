@@ -109,9 +109,15 @@ def normalise(requirement: str) -> str:
 
 
 def read_package(pyproject: Path) -> Package:
-    """Read one member."""
-    project: dict[str, Any] = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-    extras: Mapping[str, list[str]] = project.get("optional-dependencies", {})
+    """Read one member.
+
+    What ``[tool.weft] integrations`` lists may be imported as what an extra lists: libraries whose values the
+    package knows where they are installed, and which it never asks for.
+    """
+    table: dict[str, Any] = tomllib.loads(pyproject.read_text(encoding="utf-8"))
+    project: dict[str, Any] = table["project"]
+    extras: dict[str, list[str]] = dict(project.get("optional-dependencies", {}))
+    extras["integrations"] = table.get("tool", {}).get("weft", {}).get("integrations", [])
     return Package(
         folder=pyproject.parent,
         dist=canonical(project["name"]),

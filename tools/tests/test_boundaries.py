@@ -109,6 +109,13 @@ def test_a_wrong_import_is_found(
     assert words in problem
 
 
+def test_libraries_that_are_known_without_being_needed_may_be_imported(workspace: Workspace) -> None:
+    workspace.write(f"{FAST}/a.py", "import numpy\nimport pandas\n")
+    pyproject = workspace.root / FAST.partition("/src/")[0] / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text() + '\n[tool.weft]\nintegrations = ["numpy"]\n')
+    assert "pandas is not among" in workspace.only_problem()
+
+
 def test_type_checking_does_not_excuse_a_sibling(workspace: Workspace) -> None:
     guarded = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from weft_core import Kernel\n"
     workspace.write(f"{FAST}/a.py", guarded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import sys
 import threading
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -146,7 +147,7 @@ def full_name(function: Any) -> str:
     namespace: Mapping[str, Any] = {"__name__": name}
     if name == "__main__":
         inner = getattr(function, "__func__", function)
-        namespace = getattr(inner, "__globals__", None) or vars(__import__("__main__"))
+        namespace = getattr(inner, "__globals__", None) or vars(sys.modules["__main__"])
     return f"{module_name(namespace)}.{function.__qualname__}"
 
 
