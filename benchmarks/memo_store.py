@@ -1,6 +1,6 @@
 """The file store beside diskcache and joblib.Memory: lookups, acknowledged writes, sizes on disk.
 
-``python benchmarks/memo_store.py``. Contenders take turns, each with a new folder on the same disk. What each
+Contenders take turns, each with a new folder on the same disk. What each
 promises: Weft's ``flush`` waits for the disk (so a loss of power costs nothing), diskcache commits each write
 to a log without waiting, joblib writes files without waiting. joblib has no store to call: it is asked
 through a cached function, so that its figures include the hashing of the key.
@@ -8,28 +8,24 @@ through a cached function, so that its figures include the hashing of the key.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import multiprocessing
 import os
 import shutil
-import sys
 import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import date
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from record import Figure, Target, keep, show, summarize
+from record import Figure, Target, summarize
 from weft_interfaces import MemoEntry
 from weft_memo import FileStore
 
-RESULTS = Path(__file__).parent / "results"
 SECTION = "memo store"
 PROCESSES = 8
 
@@ -224,11 +220,11 @@ def work(kind: Contestant, path: Path, each: int, barrier: Any, results: Any, nu
     results.put((begin, end, errors))
 
 
-def figures(sizes: Sizes, rounds: int | None = None) -> list[Figure]:
-    """The lines of the store."""
+def in_stores(sizes: Sizes) -> list[Figure]:
+    """All figures of stores."""
     samples: dict[str, dict[str, list[float]]] = {}
     failed = dict.fromkeys((kind.name for kind in TOGETHER), 0)
-    for _ in range(rounds or sizes.rounds):
+    for _ in range(sizes.rounds):
         for kind in CONTESTANTS:
             for what, number in rates(kind, sizes).items():
                 samples.setdefault(what, {}).setdefault(kind.name, []).append(number)
@@ -249,21 +245,3 @@ def figures(sizes: Sizes, rounds: int | None = None) -> list[Figure]:
         (f"on disk, equal results of {mega}", "bytes each", samples["equal on disk"], None),
     ]
     return [summarize(SECTION, name, unit, them, target, beside="") for name, unit, them, target in lines]
-
-
-def main() -> int:
-    """Print the table, and keep it unless ``--quick``."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="little of everything; nothing is kept")
-    arguments = parser.parse_args()
-    sizes = QUICK if arguments.quick else Sizes()
-    found = figures(sizes)
-    show(found)
-    if not arguments.quick:
-        path = RESULTS / f"memo-store-{date.today().isoformat()}.json"
-        keep(found, path, asdict(sizes))
-    return int(any(figure.verdict == "missed" for figure in found))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

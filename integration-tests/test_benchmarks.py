@@ -29,6 +29,21 @@ def test_kernel_benchmark_runs(root: Path, tmp_path: Path) -> None:
     assert all(figure["weft"] > 0 for figure in record["figures"] if figure["unit"] != "bytes")
 
 
+def test_memo_benchmark_runs(root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "figures.json"
+    command = [sys.executable, str(root / "benchmarks/memo.py"), "--quick", "--output", str(output)]
+
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    record = json.loads(output.read_text(encoding="utf-8"))
+    figures = {(figure["section"], figure["name"]): figure for figure in record["figures"]}
+    assert len({section for section, _ in figures}) == 4
+    assert all(figure["weft"] >= 0 for figure in figures.values() if figure["weft"] is not None)
+    assert figures["memo store", "8 processes at once: errors"]["verdict"] == "met"
+    assert "…" not in result.stdout  # no figure is cut
+
+
 def test_pilot_benchmark_runs(root: Path, tmp_path: Path) -> None:
     output = tmp_path / "figures.json"
     command = [sys.executable, str(root / "benchmarks/htex.py"), "--quick", "--output", str(output)]
