@@ -73,7 +73,7 @@ def dtype_words(dtype: Any) -> Any:
 
 def array_split(kind: type) -> Split:
     """Subclasses differ by their names, but a file that is mapped into memory is an array as any other."""
-    own = b"" if kind in (numpy.ndarray, numpy.memmap) else text(f"{kind.__module__}.{kind.__qualname__}")
+    own = b"" if kind in (numpy.ndarray, numpy.memmap) else text(kind.__qualname__)
 
     def split(value: Any) -> Node | Encoding:
         value = value.view(numpy.ndarray)

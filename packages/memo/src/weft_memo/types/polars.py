@@ -42,7 +42,7 @@ def _series(value: Any) -> Node:
         plain = value.to_physical()
         if plain.dtype == polars.Boolean:
             plain = plain.cast(polars.UInt8)
-        if plain.dtype not in (polars.Int128, getattr(polars, "UInt128", polars.Int128)):
+        if str(plain.dtype) not in ("Int128", "UInt128"):
             missing = _plain(value.is_null()) if value.null_count() else None
             return Node(head, (value.name, dtype, missing, plain.fill_null(0).to_numpy()))
     return Node(head, (value.name, dtype, value.to_list()))
