@@ -54,9 +54,9 @@ def tools() -> list[Check]:
 
 
 def unit() -> list[Check]:
-    """Every package in an environment of its own, with what it declares and nothing else."""
+    """Every package in an environment of its own, with what it declares and nothing else; and tensors."""
     folders = [package.folder.relative_to(ROOT / "packages") for package in find_packages(ROOT)]
-    names = ["unit." + "-".join(folder.parts) for folder in folders]
+    names = ["unit." + "-".join(folder.parts) for folder in folders] + ["torch"]
     return [Check(name, in_hatch(name, "check"), suite=True) for name in names]
 
 

@@ -1,0 +1,7 @@
+"""These tests have an environment of their own, ``hatch run torch:check``: PyTorch is large."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+collect_ignore = [] if find_spec("torch") else ["test_tensors.py"]
