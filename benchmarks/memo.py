@@ -61,7 +61,7 @@ def in_calls(sizes: Sizes) -> Iterator[Figure]:
             for name, task in (("new", memo), ("known", memo), ("not remembered", plain)):
                 samples[name].append(sizes.calls / seconds_of(task, config, sizes.calls))
     for name in ("new", "known"):
-        both = {name: samples[name], "not remembered": samples["not remembered"]}
+        both = {"weft": samples[name], "not remembered": samples["not remembered"]}
         yield summarize(
             "calls of tasks", f"remembered, {name}", "tasks/s", both, None, beside="not remembered"
         )

@@ -54,10 +54,27 @@ def tools() -> list[Check]:
 
 
 def unit() -> list[Check]:
-    """Every package in an environment of its own, with what it declares and nothing else; and tensors."""
+    """Every package in an environment of its own, with what it declares and nothing else."""
     folders = [package.folder.relative_to(ROOT / "packages") for package in find_packages(ROOT)]
-    names = ["unit." + "-".join(folder.parts) for folder in folders] + ["torch"]
+    names = ["unit." + "-".join(folder.parts) for folder in folders]
     return [Check(name, in_hatch(name, "check"), suite=True) for name in names]
+
+
+def tensors() -> list[Check]:
+    """Digests of tensors, with the build of PyTorch for processors alone: the other has gigabytes."""
+    venv = ROOT / ".venvs" / "tensors"
+    folders = [str(ROOT / "packages" / name) for name in ("interfaces", "memo")]
+    install = [uv(), "pip", "install", "--quiet", "--python", str(venv)]
+    kept = [Path(folder) for folder in os.environ.get("PIP_FIND_LINKS", "").split()]
+    wheels = sorted(wheel for folder in kept for wheel in folder.glob("torch-*+cpu-*.whl"))
+    torch = [str(wheels[-1])] if wheels else ["--torch-backend", "cpu", "torch"]
+    before = [
+        [uv(), "venv", "--quiet", "--clear", "--python", sys.executable, str(venv)],
+        [*install, "--group", "test", *(argument for folder in folders for argument in ("-e", folder))],
+        [*install, *torch],
+    ]
+    command = [str(venv / "bin" / "python"), "-m", "pytest", "packages/memo/tests/tensors"]
+    return [Check("tensors", command, before=before, suite=True)]
 
 
 def integration() -> list[Check]:
@@ -98,7 +115,8 @@ def with_python(name: str, python: Path) -> Check:
 
 
 STEPS: dict[str, Callable[[], list[Check]]] = {
-    step.__name__: step for step in (lint, types, boundaries, tools, unit, integration, dist, floor, pythons)
+    step.__name__: step
+    for step in (lint, types, boundaries, tools, unit, tensors, integration, dist, floor, pythons)
 }
 
 # Repetitions of the unit tests elsewhere: they wait more than they compute.

@@ -1,4 +1,4 @@
-"""These tests have an environment of their own, ``hatch run torch:check``: PyTorch is large."""
+"""These tests have an environment of their own, ``hatch run test tensors``: PyTorch is large."""
 
 from __future__ import annotations
 
