@@ -26,12 +26,10 @@ from ._interfaces import (
     MemoCall,
     MemoEntry,
     MemoOptions,
-    Shared,
     TaskExitError,
     TaskTimeoutError,
     TransientError,
 )
-from .dependencies import unshare
 from .failure import safe_repr
 from .state import TaskState
 
@@ -102,11 +100,7 @@ class Memory:
 
     def identify(self, task: Task, options: MemoOptions) -> Lookup:
         """The call of a task whose arguments are values. Raises what the memoizer raises."""
-        args, kwargs = task.args, task.kwargs
-        if Shared.used:
-            args = tuple([unshare(value) for value in args])
-            kwargs = {name: unshare(value) for name, value in kwargs.items()}
-        call: Any = self._memoizer.identify(task.spec.function, args, kwargs, options)
+        call: Any = self._memoizer.identify(task.spec.function, task.args, task.kwargs, options)
         if not isinstance(call, MemoCall) or not isinstance(call.key, bytes):
             raise TypeError(f"a memoizer must identify a call as a MemoCall, not {safe_repr(call)}")
         return Lookup(call, options.errors)

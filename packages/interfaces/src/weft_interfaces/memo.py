@@ -183,8 +183,8 @@ class Memoizer(Protocol):
         kwargs: Mapping[str, Any],
         options: MemoOptions,
     ) -> MemoCall:
-        """The call, with values in the place of futures. Nothing is looked up, and the values are not kept
-        longer than until :meth:`recall` of the call has returned.
+        """The call, with values in the place of futures; what is :class:`Shared` counts as its value. Nothing
+        is looked up, and the values are not kept longer than until :meth:`recall` of the call has returned.
 
         Raises ``ValueError("unknown type for memoization ...")``, which names the type, the argument and the
         path to it inside the value, and :class:`InputError` for options that do not fit the function.

@@ -48,9 +48,11 @@ class BatchedStore(BaseMemoStore):
         """What was kept by digest. Raises :class:`UnreadableError`."""
 
     @abstractmethod
-    def _latest(self, task: str, before: float) -> Iterable[tuple[bytes, bytes]]:
-        """Keys and packed components of the task's entries whose time is earlier, the latest first; not of
-        too many.
+    def _near(
+        self, task: str, components: Mapping[str, bytes], before: float
+    ) -> Iterable[tuple[bytes, bytes]]:
+        """Keys and packed components of entries of the task whose time is earlier, the latest first: of all
+        that may share most of these components.
         """
 
     @abstractmethod
@@ -99,7 +101,7 @@ class BatchedStore(BaseMemoStore):
         waiting = [
             (r.key, r.components) for r in reversed(self._writer.records()) if r.task == task and r.time < end
         ]
-        for entries in (waiting, self._latest(task, end)):
+        for entries in (waiting, self._near(task, components, end)):
             for key, packed in entries:
                 shared = sum(item in wanted for item in unpack_components(packed))
                 if best is None or shared > best[0]:

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 FORMAT = 1
 COLUMNS = "key, task, time, run, origin, components, size, digest, data, mark"
+_COUNTED = 200  # components that are looked for in others
 _BUSY = 60.0  # seconds that SQLite waits for a lock
 _LONG = 200  # characters from which a text is compressed
 
@@ -126,13 +127,17 @@ class Index:
         row = self.one(_FIND, key)
         return None if row is None else Record._make(row)
 
-    def latest(self, task: str, before: float, count: int) -> list[tuple[bytes, bytes]]:
-        """Keys and packed components of the latest entries of a task that are earlier, the latest first."""
+    def nearest(self, task: str, wanted: Sequence[bytes], before: float) -> list[tuple[bytes, bytes]]:
+        """Key and packed components of the earlier entry of a task that has most of the ``wanted`` ones, each
+        packed; the latest of those.
+        """
+        wanted = wanted[:_COUNTED]
+        shared = " + ".join(["(instr(components, ?) > 0)"] * len(wanted)) or "NULL"
         query = (
             "SELECT key, components FROM entries WHERE task = ? AND time < ? "
-            "ORDER BY time DESC, id DESC LIMIT ?"
+            f"ORDER BY {shared} DESC, time DESC, id DESC LIMIT 1"
         )
-        return self.all(query, task, before, count)
+        return self.all(query, task, before, *wanted)
 
     def write(self, records: Iterable[Record], texts: Mapping[bytes, str]) -> None:
         """Keep these, in one transaction. The data of a record with a digest is in a file."""

@@ -30,6 +30,7 @@ class _Details(NamedTuple):
 
     identities: tuple[FunctionIdentity, ...]
     arguments: Mapping[str, Any]
+    errors: bool  # whether a remembered error is of use
 
 
 class ContentMemoizer:
@@ -72,7 +73,7 @@ class ContentMemoizer:
             for each in types:
                 identities.append(identify_class(each))
                 components[f"class {full_name(each)}"] = identities[-1].digest
-        details = _Details(tuple(identities), arguments)
+        details = _Details(tuple(identities), arguments, options.errors)
         return MemoCall(_key_of(components), _task_of(function), components, details)
 
     def recall(self, call: MemoCall, task_id: int) -> MemoEntry | None:
@@ -80,14 +81,15 @@ class ContentMemoizer:
         try:
             store = self._opened()
             entry = store.get(call.key)
-            if entry is None:
+            if entry is not None and entry.error is not None and not call.details.errors:
+                entry, problem = None, "an error was remembered, and this task does not ask for such"
+            elif entry is None:
                 problem = store.problem(call.key)
+            if entry is None:
                 store.describe(self._new_descriptions(call))
         except Exception as error:  # noqa: BLE001  whatever a store raises is a miss, and never a task's failure
-            problem = f"the store does not work: {error}"
-            self._say(
-                "recall", f"the memo store {self._memo.place or self._memo.store} does not work: {error}"
-            )
+            problem = f"the memo store {self._memo.place or self._memo.store} does not work: {error}"
+            self._say("recall", problem)
         call.details = None
         if entry is None:
             self._log.miss(task_id, call.task, call.key, call.components, problem)

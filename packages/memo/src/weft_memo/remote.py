@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -170,7 +170,9 @@ class RemoteStore(BatchedStore):
             raise UnreadableError(f"its value {_value(digest)} is damaged: its content has another digest")
         return data
 
-    def _latest(self, task: str, before: float) -> Iterator[tuple[bytes, bytes]]:
+    def _near(
+        self, task: str, components: Mapping[str, bytes], before: float
+    ) -> Iterator[tuple[bytes, bytes]]:
         folder, end = _task_folder(task), _moment(before)
         names = [name for name in self._asked(lambda place: place.names(folder)) if name < end]
         for name in sorted(names, reverse=True)[:_NEAR]:

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from .batched import BatchedStore
 from .gate import Gate
 from .index import COLUMNS, Index, is_damage
 from .mounts import is_local
-from .record import Record
+from .record import Record, pack_components
 from .salvage import salvage
 from .sweep import Removed, Sweep, broken_entries
 from .values import Values, sync_all
@@ -30,7 +30,6 @@ T = TypeVar("T")
 
 _log = logging.getLogger("weft")
 
-_NEAR = 10_000  # entries among which the nearest is looked for
 _SLICE = 500  # entries that are removed at once, while others wait
 
 
@@ -142,8 +141,9 @@ class FileStore(BatchedStore):
     def _content(self, digest: bytes) -> bytes:
         return self._values.read(digest)
 
-    def _latest(self, task: str, before: float) -> list[tuple[bytes, bytes]]:
-        return self._guarded(lambda index: index.latest(task, before, _NEAR))
+    def _near(self, task: str, components: Mapping[str, bytes], before: float) -> list[tuple[bytes, bytes]]:
+        wanted = [pack_components({name: digest}) for name, digest in components.items()]
+        return self._guarded(lambda index: index.nearest(task, wanted, before))
 
     def _text(self, digest: bytes) -> str | None:
         return self._guarded(lambda index: index.text(digest))

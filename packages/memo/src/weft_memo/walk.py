@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
+from weakref import WeakKeyDictionary
+
+from weft_interfaces import Shared
 
 from .encoding import COUNTS, LEAVES, LONGEST, SMALL, WORDS, Encoding, compress, count, double, word
 from .errors import UnknownTypeError
@@ -87,6 +90,8 @@ def split_any(value: Any, seen: set[type]) -> Node | Encoding:
     builtin = SPLITS.get(kind)
     if builtin is not None:
         return builtin(value)
+    if kind is Shared:
+        return _encode_shared(value, seen)
     from .kinds import resolve
 
     seen.add(kind)
@@ -96,6 +101,21 @@ def split_any(value: Any, seen: set[type]) -> Node | Encoding:
         raise
     except Exception as error:
         raise failed(kind, error) from error
+
+
+_shared: WeakKeyDictionary[Shared[Any], tuple[Encoding, set[type]]] = WeakKeyDictionary()
+
+
+def _encode_shared(shared: Shared[Any], seen: set[type]) -> Encoding:
+    """The encoding of the value, which is taken once: many calls get it, and it may be large."""
+    known = _shared.get(shared)
+    if known is None:
+        value, types = shared.value, set[type]()
+        leaf = LEAVES.get(type(value))
+        known = leaf(value) if leaf is not None else encode_any(value, {}, types), types
+        _shared[shared] = known
+    seen.update(known[1])
+    return known[0]
 
 
 def failed(kind: type, error: Exception) -> UnknownTypeError:

@@ -10,6 +10,8 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
+from ..shared import Shared
+
 __all__ = ["PickleMemoHasher"]
 
 
@@ -29,6 +31,8 @@ class PickleMemoHasher:
         return self._digest(value, "value", ())
 
     def _digest(self, value: Any, path: str, above: tuple[int, ...]) -> bytes:
+        if isinstance(value, Shared):
+            value = value.value
         if id(value) in above:
             raise ValueError(
                 f"unknown type for memoization {_name(value)} at {path}: the value contains itself"
