@@ -498,7 +498,7 @@ def test_the_path_to_the_cause() -> None:
         ({lock: 1}, "{key <lock>}"),
         ({lock}, "{...}"),
         (nested(3, lock), "[0][0][0]"),
-        (np.array([1, lock], dtype=object), "[2][1]"),
+        (np.array([1, lock], dtype=object), "[1]"),
         (queue.Queue(), ".mutex"),
     ]:
         with pytest.raises(UnknownTypeError) as caught:

@@ -14,6 +14,7 @@ from ..node import Node, Split, View
 __all__ = ["array_split", "split_for"]
 
 CHUNK = 1 << 24  # bytes
+_HIDDEN = ("", "", "")  # a path goes from the array to the element
 
 
 def split_for(kind: type) -> Split | None:
@@ -80,8 +81,9 @@ def array_split(kind: type) -> Split:
         dtype = value.dtype
         if dtype.hasobject:
             if dtype.kind == "O":
-                return Node(b"A" + own, ("O", value.shape, value.ravel().tolist()))
-            return Node(b"A" + own, (dtype_words(dtype), value.shape, value.ravel().tolist()))
+                return Node(b"A" + own, ("O", value.shape, value.ravel().tolist()), labels=_HIDDEN)
+            parts = (dtype_words(dtype), value.shape, value.ravel().tolist())
+            return Node(b"A" + own, parts, labels=_HIDDEN)
         if not dtype.isnative or dtype.kind not in "biufcSU":
             return Node(b"A" + own, (dtype_words(dtype), value.shape, View(_raw, value)))
         head = b"A" + own + text(dtype.str) + count(value.ndim) + b"".join(map(count, value.shape))
