@@ -35,6 +35,7 @@ __all__ = [
     "count",
     "double",
     "fingerprint",
+    "integer",
     "text",
     "word",
 ]
@@ -82,19 +83,19 @@ def content(tag: bytes, data: Any) -> Encoding:
     return compress(tag + count(size) + b"#" + fingerprint(data))
 
 
-def _int(value: int) -> Encoding:
+_INTS = tuple(b"i" + one for one in COUNTS[: LONGEST - 9])
+
+
+def integer(value: int) -> Encoding:
+    """A whole number."""
     size = (value.bit_length() >> 3) + 1
     data = value.to_bytes(size, "little", signed=True)
-    return b"i" + count(size) + data if size <= LONGEST - 10 else content(b"i", data)
+    return _INTS[size] + data if size < len(_INTS) else content(b"i", data)
 
 
-SMALL = {number: _int(number) for number in range(-128, 1024)}
+SMALL = {number: integer(number) for number in range(-128, 1024)}
 double = struct.Struct("<cd").pack
 _doubles = struct.Struct("<cdd").pack
-
-
-def _any_int(value: int) -> Encoding:
-    return SMALL.get(value) or _int(value)
 
 
 def _float(value: float) -> Encoding:
@@ -133,7 +134,7 @@ def _bytearray(value: bytearray) -> Encoding:
 LEAVES: dict[type, Callable[[Any], Encoding]] = {
     type(None): lambda _: b"~",
     bool: lambda value: b"!" if value else b"^",
-    int: _any_int,
+    int: lambda value: SMALL.get(value) or integer(value),
     float: _float,
     complex: _complex,
     str: lambda value: WORDS.get(value) or word(value),

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from weft_interfaces import Shared
 
-from .encoding import COUNTS, LEAVES, LONGEST, SMALL, WORDS, Encoding, compress, count, double, word
+from .encoding import COUNTS, LEAVES, LONGEST, SMALL, WORDS, Encoding, compress, count, double, integer, word
 from .errors import UnknownTypeError
 from .naming import qualified_name
 from .node import SEQUENCE, SPLITS, Node, combine
@@ -67,8 +67,8 @@ def encode(value: Any, known: Known, seen: set[type], depth: int) -> Encoding:
             found.append(WORDS.get(part) or word(part))
         elif kind is float:
             found.append(double(b"f", part))
-        elif kind is int and part in SMALL:
-            found.append(SMALL[part])
+        elif kind is int:
+            found.append(SMALL.get(part) or integer(part))
         elif kind in LEAVES:
             found.append(LEAVES[kind](part))
         else:
