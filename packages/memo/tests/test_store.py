@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,23 +20,10 @@ import pytest
 from weft_interfaces import ConfigError, MemoEntry, MemoStoreError, SerializationError, UnitError
 from weft_memo import FileStore
 
+sys.path.append(str(Path(__file__).parent))
+from memo_crowd import LARGE, entry, key, large, work
+
 pytestmark = pytest.mark.once
-LARGE = 100_000
-
-
-def key(number: int) -> bytes:
-    return number.to_bytes(32, "big")
-
-
-def entry(
-    number: int, value: object = None, task: str = "app.f", time: float = 1.0, **more: bytes
-) -> MemoEntry:
-    components = {"function": b"f" * 32, **more}
-    return MemoEntry(key=key(number), task=task, value=value, components=components, run="run", time=time)
-
-
-def large(number: int) -> bytes:
-    return number.to_bytes(4, "big") * (LARGE // 4)
 
 
 def files(folder: Path) -> list[Path]:
@@ -405,36 +393,20 @@ def test_a_full_disk_is_said_and_what_waits_is_written_later(path: Path) -> None
 # -- many at once -------------------------------------------------------------------------------------------
 
 
-def work(path: Path, number: int, results: object) -> None:
-    try:
-        store = FileStore(path)
-        for i in range(150):
-            store.put(entry(1000 * number + i, large(i % 7) if i % 10 == 0 else {"number": i}))
-            store.put(entry(i, "shared"))
-            if i % 25 == 0:
-                store.flush()
-            other = store.get(key(1000 * ((number + 1) % 8) + i))
-            assert other is None or other.value in ("shared", {"number": i}, large(i % 7))
-        store.close()
-        results.put((number, None))
-    except BaseException as error:
-        results.put((number, repr(error)))
-        raise
-
-
 def test_eight_processes_and_a_collector_at_once(path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     processes = [context.Process(target=work, args=(path, number, results)) for number in range(1, 9)]
     for process in processes:
         process.start()
-    store, said = FileStore(path), []
+    store, said, until = FileStore(path), [], time.monotonic() + 100
     while len(said) < 8:
+        assert time.monotonic() < until
         store.gc()
         with contextlib.suppress(queue.Empty):
             said.append(results.get(timeout=0.02))
     for process in processes:
-        process.join()
+        process.join(30)
     assert [problem for _, problem in said] == [None] * 8
     for number in range(1, 9):
         for i in range(150):
