@@ -40,18 +40,25 @@ class Broken(InMemoryMemoStore):
 
 class TestContentMemoizer(MemoizerSuite):
     @pytest.fixture(autouse=True)
-    def folder(self, tmp_path: Path) -> None:
-        self.path = tmp_path
+    def folder(self, tmp_path: Path) -> Iterator[None]:
+        self.path, self.made = tmp_path, list[Memoizer]()
+        yield
+        for memoizer in self.made:
+            memoizer.close()
+
+    def make(self, memo: Memo) -> Memoizer:
+        self.made.append(ContentMemoizer(memo, run_id="run", directory=self.path / "run"))
+        return self.made[-1]
 
     def make_memoizer(self) -> Memoizer:
-        return ContentMemoizer(Memo(store=self.path / "store"), run_id="run", directory=self.path / "run")
+        return self.make(Memo(store=self.path / "store"))
 
     def reopen(self, memoizer: Memoizer) -> Memoizer:
         memoizer.close()
         return self.make_memoizer()
 
     def make_broken(self) -> Memoizer:
-        return ContentMemoizer(Memo(store=Broken()), run_id="run", directory=self.path / "broken")
+        return self.make(Memo(store=Broken()))
 
 
 @pytest.fixture
