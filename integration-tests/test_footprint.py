@@ -42,7 +42,8 @@ import importlib.metadata, logging, threading
 def refuse(*args, **kwargs):
     raise AssertionError('an entry point was looked up during import')
 importlib.metadata.entry_points = importlib.metadata.distributions = refuse
-import weft_core, weft_interfaces, weft_executor_local, weft_executor_htex, weft_provider_local, weft
+import weft_core, weft_interfaces, weft_executor_local, weft_executor_htex, weft_memo, weft_provider_local
+import weft
 print(threading.active_count(), logging.getLogger().handlers, logging.getLogger().level == logging.WARNING)
 """
 
@@ -60,18 +61,21 @@ def test_importing_starts_nothing(run_python: Callable[..., str]) -> None:
     assert run_python("-I", "-c", IDLE) == "1 [] True\n"
 
 
+def environment(venv: Path, root: Path, uv: str, *packages: str) -> tuple[Path, set[str]]:
+    """A new one with these of our packages: its Python, and the distributions in it."""
+    python = venv / "bin" / "python"
+    folders = [str(root / "packages" / name) for name in packages]
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(venv)], check=True)
+    subprocess.run([uv, "pip", "install", "--quiet", "--python", str(python), *folders], check=True)
+    listed = [uv, "pip", "list", "--python", str(python), "--format", "json"]
+    installed = subprocess.run(listed, check=True, capture_output=True, text=True).stdout
+    return python, {entry["name"] for entry in json.loads(installed)}
+
+
 def test_an_empty_environment_runs_a_graph(
     tmp_path: Path, root: Path, uv: str, run_python: Callable[..., str], graph: str
 ) -> None:
-    venv = tmp_path / "venv"
-    python = venv / "bin" / "python"
-    folders = [str(root / "packages" / name) for name in ("interfaces", "core")]
-    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(venv)], check=True)
-    subprocess.run([uv, "pip", "install", "--quiet", "--python", str(python), *folders], check=True)
-
-    listed = [uv, "pip", "list", "--python", str(python), "--format", "json"]
-    installed = subprocess.run(listed, check=True, capture_output=True, text=True).stdout
-    names = {entry["name"] for entry in json.loads(installed)}
+    python, names = environment(tmp_path / "venv", root, uv, "interfaces", "core")
     assert names == {"weft-core", "weft-interfaces"}
 
     imports = (
@@ -79,3 +83,24 @@ def test_an_empty_environment_runs_a_graph(
         "from weft_interfaces.memory import InMemoryExecutor\n"
     )
     assert run_python("-I", "-c", imports + graph, python=python) == "55\n"
+
+
+MEMO = """
+import time
+from weft_interfaces import MemoEntry
+from weft_memo import FileStore, digest
+
+key = digest(("simulate", {"seed": 3}))
+store = FileStore("store")
+store.put(MemoEntry(key=key, task="simulate", value=[1.5], time=time.time()))
+store.close()
+print(FileStore("store").get(key).value)
+"""
+
+
+def test_hashing_and_stores_serve_other_tools(
+    tmp_path: Path, root: Path, uv: str, run_python: Callable[..., str]
+) -> None:
+    python, names = environment(tmp_path / "venv", root, uv, "interfaces", "memo")
+    assert names - {"typing-extensions"} == {"blake3", "weft-interfaces", "weft-memo"}
+    assert run_python("-c", MEMO, python=python) == "[1.5]\n"
