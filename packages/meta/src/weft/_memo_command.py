@@ -129,11 +129,21 @@ def _show_components(store: Store, record: Record) -> None:
 
     for name, digest in unpack_components(record.components):
         print(f"\n{name}  {digest.hex()[:_DIGITS]}")
-        lines = (store.description(digest) or "").splitlines()
+        lines = _described(store.description(digest) or "")
         for line in lines[:_LINES]:
             print(f"    {line}")
         if len(lines) > _LINES:
             print(f"    ... and {len(lines) - _LINES} more lines")
+
+
+def _described(text: str) -> list[str]:
+    """A description in lines; what a function reaches is listed."""
+    try:
+        found = json.loads(text)
+        parts, policy = sorted(found["parts"]), f"policy {found['policy']}"
+    except (ValueError, KeyError, TypeError):
+        return text.splitlines()
+    return [policy if found.get("version") is None else f"{policy}, version {found['version']}", *parts]
 
 
 def _show_value(store: Store, key: bytes) -> None:

@@ -124,14 +124,16 @@ def show_plan(plan: Plan) -> Iterator[str]:
             (call.task,) if len(plan.calls) <= _EACH else (call.name, call.outcome, call.group or call.reason)
         )
         groups.setdefault(key, []).append(call)
+    explained: set[tuple[str, ...]] = set()
     for calls in groups.values():
-        yield from _shown(calls)
+        yield from _shown(calls, explained)
     if plan.ended:
         yield f"{plan.ended}: the plan ends there"
     yield summary(plan)
 
 
-def _shown(calls: Sequence[PlannedCall]) -> Iterator[str]:
+def _shown(calls: Sequence[PlannedCall], explained: set[tuple[str, ...]]) -> Iterator[str]:
+    """Calls of one kind, with an explanation unless it was given before."""
     first = calls[0]
     if len(calls) == 1:
         who, why = f"task {first.task} ({first.name})", first.reason
@@ -139,10 +141,13 @@ def _shown(calls: Sequence[PlannedCall]) -> Iterator[str]:
         tasks = ", ".join(str(call.task) for call in calls[:_TASKS])
         more = ", ..." if len(calls) > _TASKS else ""
         who, why = f"{len(calls)} x {first.name} (tasks {tasks}{more})", first.group or first.reason
-    yield f"{first.outcome:{_WIDTH}}  {who}: {why}"
+    lines: tuple[str, ...] = ()
     if first.outcome == "miss" and first.explanation is not None and first.explanation.changes:
+        lines = tuple(first.explanation.lines())
+    yield f"{first.outcome:{_WIDTH}}  {who}: {why}{', as above' if lines in explained else ''}"
+    if lines and lines not in explained:
+        explained.add(lines)
         for_example = f" (of task {first.task})" if len(calls) > 1 else ""
-        lines = first.explanation.lines()
         yield f"{'':{_WIDTH}}    {lines[0]}{for_example}"
         yield from (f"{'':{_WIDTH}}    {line}" for line in lines[1:])
 
