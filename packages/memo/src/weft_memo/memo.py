@@ -11,6 +11,8 @@ from weft_interfaces import ConfigError, MemoStore, parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
     from .memoizer import ContentMemoizer
+    from .remote import RemoteStore
+    from .store import FileStore
 
 __all__ = ["Memo", "Policy", "open_store"]
 
@@ -76,7 +78,7 @@ def open_store(
     *,
     max_size: int | str | None = None,
     max_age: float | str | None = None,
-) -> MemoStore:
+) -> FileStore | RemoteStore:
     """The store at a path of this machine, or a URL that fsspec knows.
 
     Raises :class:`MissingPluginError` for a URL when fsspec is not installed, and what opening it raises.

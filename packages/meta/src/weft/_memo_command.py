@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Store = FileStore | RemoteStore
 
-__all__ = ["memo_app", "open_store"]
+__all__ = ["memo_app"]
 
 memo_app = typer.Typer(no_args_is_help=True, help="Look at memo stores, and keep them small and sound.")
 
@@ -37,21 +37,13 @@ Since = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
 
 
-def open_store(place: str, *, create: bool = False) -> Store:
-    """The store at a path or a URL. Raises :class:`WeftError` when it cannot be opened, or is not there."""
-    from weft_interfaces import ConfigError
-    from weft_memo import FileStore, RemoteStore
-
-    if "://" in place:
-        return RemoteStore(place)
-    if not create and not Path(place).is_dir():
-        raise ConfigError(f"there is no memo store {place}: name one with --store", "store")
-    return FileStore(place)
-
-
 @contextmanager
 def _opened(place: str) -> Iterator[Store]:
     """The store, closed in the end; errors of ours end the command, with exit status 2."""
+    from weft_memo import open_store
+
+    if "://" not in place and not Path(place).is_dir():
+        _fail(f"there is no memo store {place}: name one with --store")
     try:
         store = open_store(place)
         try:
@@ -220,7 +212,9 @@ def export(
 ) -> None:
     """Copy entries to another store, which is made if it is not there."""
     with _opened(store) as opened:
-        other = open_store(target, create=True)
+        from weft_memo import open_store
+
+        other = open_store(target)
         try:
             copied, broken = opened.export(other, opened.records(task, run, _moment(since)))
         finally:
