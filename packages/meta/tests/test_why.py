@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import weft
-from typer.testing import CliRunner
-from weft._command import app
 
 pytestmark = pytest.mark.once
 
@@ -60,13 +57,19 @@ def execute(start: Callable[..., Any], folder: Path) -> Callable[..., None]:
     return run
 
 
-def why(*arguments: str, status: int = 0) -> str:
-    result = CliRunner().invoke(app, ["why", *arguments])
-    assert result.exit_code == status, result.output
-    return result.stdout if status == 0 else result.stderr
+@pytest.fixture
+def why(start: Callable[..., Any], folder: Path) -> Callable[..., str]:
+    """Run ``weft why`` with these arguments: what it printed, on stderr if that is the status."""
+
+    def ask(*arguments: str, status: int = 0) -> str:
+        program = start(argv=["-m", "weft", "why", *arguments])
+        assert program.end() == status, program.err
+        return str(program.out if status == 0 else program.err)
+
+    return ask
 
 
-def test_the_first_run(execute: Any) -> None:
+def test_the_first_run(execute: Any, why: Any) -> None:
     execute("one", 1, 2)
     assert why("last", "simulate").splitlines() == [
         "app.simulate: 2 misses",
@@ -78,7 +81,7 @@ def test_the_first_run(execute: Any) -> None:
     ]
 
 
-def test_an_argument_that_changed(execute: Any) -> None:
+def test_an_argument_that_changed(execute: Any, why: Any) -> None:
     execute("one", 1)
     execute("two", 1, 5)
     assert 'argument config: config["seed"]: 1 -> 5' in why("two", "1")
@@ -89,7 +92,7 @@ def test_an_argument_that_changed(execute: Any) -> None:
     assert "by run one-" in lines[3]
 
 
-def test_a_helper_that_changed_is_shown_as_a_diff(execute: Any) -> None:
+def test_a_helper_that_changed_is_shown_as_a_diff(execute: Any, why: Any) -> None:
     execute("one", 1, 2)
     execute("two", 1, 2, norm="* SCALE + 1")
     text = why("last", "0")
@@ -101,14 +104,14 @@ def test_a_helper_that_changed_is_shown_as_a_diff(execute: Any) -> None:
     assert text.count("+    return") == 1
 
 
-def test_a_global_that_changed(execute: Any) -> None:
+def test_a_global_that_changed(execute: Any, why: Any) -> None:
     execute("one", 1)
     execute("two", 1, scale="SCALE = 3")
     assert "global app.SCALE: SCALE: 2 -> 3" in why("two", "simulate")
     assert "argument values: values[0]: 2 -> 3" in why("two", "total")
 
 
-def test_a_hit(execute: Any) -> None:
+def test_a_hit(execute: Any, why: Any) -> None:
     execute("one", 1)
     execute("two", 1)
     text = why("two", "0")
@@ -117,7 +120,7 @@ def test_a_hit(execute: Any) -> None:
     assert "app.simulate: 2 hits, 1 miss" in why("three", "simulate")
 
 
-def test_of_many_misses_some_are_looked_at(execute: Any) -> None:
+def test_of_many_misses_some_are_looked_at(execute: Any, why: Any) -> None:
     execute("one", 1)
     execute("two", *range(1000, 1120))
     lines = why("two", "simulate").splitlines()
@@ -126,7 +129,7 @@ def test_of_many_misses_some_are_looked_at(execute: Any) -> None:
     assert lines[-1] == "and 80 more misses, which were not looked at"
 
 
-def test_json(execute: Any) -> None:
+def test_json(execute: Any, why: Any) -> None:
     execute("one", 1)
     execute("two", 1, 2, scale="SCALE = 3")
     table = json.loads(why("two", "simulate", "--json"))
@@ -140,7 +143,7 @@ def test_json(execute: Any) -> None:
     assert table["reasons"][0]["explanation"]["outcome"] == "miss"
 
 
-def test_how_runs_are_named(execute: Any, folder: Path) -> None:
+def test_how_runs_are_named(execute: Any, folder: Path, why: Any) -> None:
     execute("one", 1)
     execute("other", 1)
     run = next((folder / "runs").glob("one-*"))
@@ -154,7 +157,7 @@ def test_how_runs_are_named(execute: Any, folder: Path) -> None:
     assert why("one", "0", "--config", "site.toml") == expected
 
 
-def test_mistakes_say_what_there_is(execute: Any, folder: Path) -> None:
+def test_mistakes_say_what_there_is(execute: Any, folder: Path, why: Any) -> None:
     assert "no run in here looked anything up" in why("last", "0", status=2)
     execute("one", 1)
     execute("other", 1)
@@ -168,7 +171,7 @@ def test_mistakes_say_what_there_is(execute: Any, folder: Path) -> None:
     assert "has format 99" in why("empty", "0", status=2)
 
 
-def test_a_store_that_was_moved(execute: Any, folder: Path) -> None:
+def test_a_store_that_was_moved(execute: Any, folder: Path, why: Any) -> None:
     execute("one", 1)
     execute("two", 1, 2)
     (folder / "weft-memo.db").rename(folder / "moved.db")
@@ -177,7 +180,7 @@ def test_a_store_that_was_moved(execute: Any, folder: Path) -> None:
     assert 'config["seed"]: 1 -> 2' in why("two", "1", "--store", "moved.db")
 
 
-def test_a_value_that_cannot_be_read_any_more(start: Any, folder: Path) -> None:
+def test_a_value_that_cannot_be_read_any_more(start: Any, folder: Path, why: Any) -> None:
     (folder / "parts.py").write_text("class Part:\n    pass\n")
     (folder / "app.py").write_text(
         "import weft\n"
@@ -192,10 +195,3 @@ def test_a_value_that_cannot_be_read_any_more(start: Any, folder: Path) -> None:
     program = start(argv=["app.py"])
     assert program.end() == 0, program.err
     assert "app.make was remembered, but cannot be read any more: " in why("last", "0")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_interpreter() -> Iterator[None]:
-    """What the commands set for their process is taken back."""
-    yield
-    weft._settings.set_defaults(None, progress=False, quiet=False)
