@@ -111,7 +111,7 @@ def test_a_file_names_the_store(ran: Counter, folder: Path) -> None:
         ("[memo]\nstore = 3", "memo.store", "3 is not a text"),
         ("[memo]\nmax_size = 'big'", "memo.max_size", "'big'"),
         ("[memo]\nmax_age = 'old'", "memo.max_age", "'old'"),
-        ("memo = true", "memo", "true is not"),
+        ("memo = 3", "memo", "3 is not a table or true or false"),
         ("[memo]\nstore = ''", "memo.store", "neither a path"),
     ],
 )

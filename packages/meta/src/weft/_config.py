@@ -74,7 +74,7 @@ class Config:
     exception, waits for what has begun.
     scaling_policy: decides how many blocks executors get. sinks: take the run's events.
     memo: which calls are remembered, and where: by default those of tasks that ask for it, in the folder
-    ``weft-memo.db``; False remembers none.
+    ``weft-memo.db``; True is that default, False remembers none.
 
     Raises one :class:`ConfigError` that names every setting that is wrong.
     """
@@ -89,7 +89,7 @@ class Config:
     shutdown_timeout: float | str = 30.0
     scaling_policy: ScalingPolicy | None = None
     sinks: Sequence[EventSink] = ()
-    memo: Memo | Literal[False] = Memo()
+    memo: Memo | bool = Memo()
 
     def make_executors(self) -> list[Executor]:
         """The executors of one run: those that are objects themselves, the others made anew."""
@@ -132,6 +132,8 @@ def _check(key: str, hint: Any, value: Any, problems: Problems) -> Any:
     with problems.caught(key):
         if key == "retries" and value is not None:
             parse_count(value, "retries", whole=True)
+        elif key == "memo" and value is True:
+            return Memo()
         elif key == "shutdown_timeout" and value is not None:
             return parse_seconds(value, "shutdown_timeout")
         elif key == "name" and value and not re.fullmatch(r"[\w.-]+", value):

@@ -110,7 +110,9 @@ def _is_no_end(record: logging.LogRecord) -> bool:
 
 def _memory(config: Config, run_id: str) -> PlanMemory | None:
     memo = config.memo
-    return PlanMemory(memo, run_id, Path(config.run_dir).absolute() / run_id) if memo else None
+    return (
+        PlanMemory(memo, run_id, Path(config.run_dir).absolute() / run_id) if isinstance(memo, Memo) else None
+    )
 
 
 # -- what is shown ------------------------------------------------------------------------------------------

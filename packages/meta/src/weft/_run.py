@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from weft_core import DEEP, SHALLOW, Kernel
 from weft_executor_local import ThreadExecutor
 from weft_interfaces import ConfigError
+from weft_memo import Memo
 
 from ._config import Config, read_config
 from ._current import close_run, open_run, opened_runs, variable
@@ -82,7 +83,7 @@ class Run:
             resolver=RESOLVERS[resolver] if isinstance(resolver, str) else resolver,
             scaling_policy=config.scaling_policy,
             sinks=config.sinks,
-            memoizer=config.memo.open(self.id, self.directory) if config.memo else None,
+            memoizer=config.memo.open(self.id, self.directory) if isinstance(config.memo, Memo) else None,
         )
 
     # -- what it does ---------------------------------------------------------------------------------------
