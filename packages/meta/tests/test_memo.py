@@ -243,3 +243,22 @@ def test_a_store_that_does_not_work_costs_hits_and_nothing_else(
     said = [record.getMessage() for record in caplog.records if "weft-memo.db" in record.getMessage()]
     assert 1 <= len(said) <= 2, "once for reading, and once for writing"
     assert run.closed
+
+
+def test_what_ends_with_the_interpreter_is_remembered_too(start: Any) -> None:
+    """The default run waits for it at a time when newer Pythons start no threads any more."""
+    script = """
+        import sys, time
+
+        @weft.task(memo=True)
+        def late(x):
+            time.sleep(0.3)
+            return x
+
+        first = late(1)
+        first.add_done_callback(lambda done: print(done.result(), done.memo_hit, flush=True))
+    """
+    for expected in ("1 False\n", "1 True\n"):
+        program = start(script)
+        assert program.end() == 0, program.err
+        assert (program.out, program.err) == (expected, "")

@@ -166,8 +166,12 @@ class Memory:
         """Have the memoizer keep what it was given. Returns what is left after ``timeout`` seconds."""
         if self._closing is None:
             self._closing = threading.Thread(target=self._close, name="weft-memo-close", daemon=True)
-            self._closing.start()
-        self._closing.join(timeout)
+            try:
+                self._closing.start()
+            except RuntimeError:  # the interpreter is ending and starts no threads
+                self._close()
+        if self._closing.ident is not None:
+            self._closing.join(timeout)
         if self._closing.is_alive():
             return [f"the memoizer still writes what it remembers after {timeout:.0f} s"]
         return [] if self._problem is None else [self._problem]

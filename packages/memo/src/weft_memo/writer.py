@@ -63,6 +63,7 @@ class Writer:
     def reset(self) -> None:
         """Begin again with nothing: what a forked child does, whose parent writes what is on its way."""
         self._condition = threading.Condition()
+        self._alone = threading.Lock()  # who writes where there is no thread for it
         self._batches: list[Batch] = []
         self._latest: dict[bytes, Record] = {}
         self._size = 0
@@ -123,6 +124,10 @@ class Writer:
             self._seal()
             self._urgent = max(self._urgent, target)
             self._condition.notify_all()
+            alone = self._thread is None
+        if alone:
+            self._write_here()
+        with self._condition:
             self._condition.wait_for(lambda: self._done >= target or self._failures > failures)
             if self._done < target:
                 self._raise()
@@ -147,6 +152,8 @@ class Writer:
         if self._is_full(size):
             self._seal()
             self._condition.notify_all()
+            if self._thread is None:
+                return  # more waits than should, but it cannot be written before the flush
             self._condition.wait_for(lambda: not self._is_full(size) or self._error is not None)
             if self._error is not None and self._is_full(size):
                 self._raise()
@@ -175,8 +182,12 @@ class Writer:
             self._seal()
             self._condition.notify_all()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="weft-memo-writer", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="weft-memo-writer", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter is ending and starts no threads: flush writes
+                return
+            self._thread = thread
 
     def _seal(self) -> None:
         self._sealed = self._done + len(self._batches)
@@ -207,6 +218,20 @@ class Writer:
             except Exception as error:  # noqa: BLE001  kept, and raised where it can be heard
                 self._failed(error)
             else:
+                self._written(batch)
+
+    def _write_here(self) -> None:
+        """Write all that waits, where there is no thread for it, until a batch fails."""
+        with self._alone:
+            while self._batches and self._thread is None:
+                with self._condition:
+                    self._seal()
+                batch = self._batches[0]
+                try:
+                    self._commit(batch)
+                except Exception as error:  # noqa: BLE001  flush raises it
+                    self._failed(error)
+                    return
                 self._written(batch)
 
     def _written(self, batch: Batch) -> None:
