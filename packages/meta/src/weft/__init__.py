@@ -25,6 +25,7 @@ from .__about__ import __version__
 if TYPE_CHECKING:
     from typing import Any
 
+    from weft_channel_local import LocalChannel
     from weft_core import BackoffRetryPolicy, Counts, Future
     from weft_executor_htex import HighThroughputExecutor
     from weft_executor_local import ProcessExecutor, ThreadExecutor
@@ -93,6 +94,7 @@ __all__ = [
     "InputError",
     "InterchangeLostError",
     "InternalError",
+    "LocalChannel",
     "LocalProvider",
     "LostError",
     "ManagerLostError",
@@ -144,6 +146,7 @@ _PLACES = {
     "._share": ("share",),
     "._shell": ("ShellResult", "shell"),
     "._task": ("TaskFunction", "join", "later", "task"),
+    "weft_channel_local": ("LocalChannel",),
     "weft_core": ("BackoffRetryPolicy", "Counts", "Future"),
     "weft_executor_htex": ("HighThroughputExecutor",),
     "weft_executor_local": ("ProcessExecutor", "ThreadExecutor"),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .catalogue import Catalogue, Entry, FunctionRecord, OptionsRecord
     from .cpus import available_cpus
     from .exits import exit_error
+    from .kill import kill_tree
     from .results import pack_error, unpack_result
     from .settings import WorkerSettings
     from .staff import Ending, Staff
@@ -36,6 +37,7 @@ __all__ = [
     "WorkerSettings",
     "available_cpus",
     "exit_error",
+    "kill_tree",
     "pack_error",
     "unpack_result",
 ]
@@ -45,6 +47,7 @@ _NAMES = {
     "catalogue": "Catalogue Entry FunctionRecord OptionsRecord",
     "cpus": "available_cpus",
     "exits": "exit_error",
+    "kill": "kill_tree",
     "results": "pack_error unpack_result",
     "settings": "WorkerSettings",
     "staff": "Ending Staff",

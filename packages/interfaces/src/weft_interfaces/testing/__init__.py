@@ -32,6 +32,7 @@ from .memoizer import MemoizerSuite
 from .policy import DependencyResolverSuite, RetryPolicySuite, ScalingPolicySuite
 from .pool import PoolSuite
 from .provider import ProviderSuite
+from .rooted import RootedChannel
 from .serializer import SerializerSuite
 from .staging import StagingSuite
 
@@ -52,6 +53,7 @@ __all__ = [
     "PoolSuite",
     "ProviderSuite",
     "RetryPolicySuite",
+    "RootedChannel",
     "ScalingPolicySuite",
     "SerializerSuite",
     "StagingSuite",
