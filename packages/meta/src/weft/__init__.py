@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         WorkerLostError,
     )
     from weft_memo import Memo
+    from weft_provider_batch import SlurmProvider
     from weft_provider_local import LocalProvider
 
     from ._config import Config
@@ -111,6 +112,7 @@ __all__ = [
     "SerializationError",
     "ShellError",
     "ShellResult",
+    "SlurmProvider",
     "StagingError",
     "TaskError",
     "TaskExitError",
@@ -151,6 +153,7 @@ _PLACES = {
     "weft_executor_htex": ("HighThroughputExecutor",),
     "weft_executor_local": ("ProcessExecutor", "ThreadExecutor"),
     "weft_memo": ("Memo",),
+    "weft_provider_batch": ("SlurmProvider",),
     "weft_provider_local": ("LocalProvider",),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}

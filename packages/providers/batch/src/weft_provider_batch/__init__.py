@@ -1,0 +1,9 @@
+"""Blocks of batch systems, for the executors of Weft."""
+
+from __future__ import annotations
+
+from .__about__ import __version__
+from .provider import BatchProvider, Refusal
+from .slurm import SlurmProvider
+
+__all__ = ["BatchProvider", "Refusal", "SlurmProvider", "__version__"]

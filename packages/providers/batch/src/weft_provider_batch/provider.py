@@ -1,0 +1,413 @@
+"""The base of all providers for batch systems.
+
+A batch system is a subclass with a few small methods: what goes into a job's script, the commands that
+submit, list, look up and cancel, and what their answers mean. All else is here::
+
+    submit: script and input are written ── submit_command ── parse_submit ──> id
+               │ the script is there already: was it accepted before?
+               └──> its record, then queue_command: the job with this specification's label
+
+    status: queue_command ── parse_queue, one query for all ──> a state that is no end
+               │ ended, or vanished                         └──> an end, with what the job left
+               └──> accounting_command ── its exit file ── missing in several answers: GONE
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import ClassVar, NamedTuple
+
+from weft_interfaces import (
+    BaseProvider,
+    Channel,
+    ConfigError,
+    JobId,
+    JobSpec,
+    JobState,
+    JobStatus,
+    ProviderError,
+    parse_seconds,
+)
+
+from .ending import judge, judge_vanished
+from .host import Answer, Ending, Host
+from .job import JobFiles, ListedJob, check_spec
+from .local import local_channel
+from .queue import Queue, Watched, queue_of
+from .script import render
+
+__all__ = ["BatchProvider", "Refusal"]
+
+_LEAST_INTERVAL = 1.0  # seconds
+_SETTLE = 5.0  # seconds in which a batch system may still take a job whose submission was not answered
+_CERTAIN = 3  # queries that must miss a job that left nothing behind
+_PATIENT = 12  # the same while its accounting does not answer
+_AT_ONCE = 500  # jobs named in one command
+
+
+class Refusal(NamedTuple):
+    """What a batch system says about a request that is wrong, and the option that it is about.
+
+    pattern: a regular expression for its words, whatever their case. option: as users know it, such as
+    ``partition``.
+    """
+
+    pattern: str
+    option: str
+
+
+class BatchProvider(BaseProvider):
+    """Asks a batch system for blocks, over a channel to where its commands are.
+
+    channel: where that is; None is this machine. worker_init: shell commands that run on a block's first node
+    before the block's own; when the last of them fails, so does the block.
+    scheduler_options: options of the batch system's own, as its scripts have them, one or more on a line.
+    command_timeout: how long one command may take. poll_interval: the least time between two status queries,
+    at least a second. Both are seconds, or text such as ``"1 min"``.
+
+    All providers of a process that use equal channels and the same batch system share one query. Methods may
+    be called from any thread; none waits longer than its commands, each within ``command_timeout``.
+    """
+
+    # -- what a batch system must say -----------------------------------------------------------------------
+
+    system: ClassVar[str]
+    """Its name, for messages."""
+    directive: ClassVar[str]
+    """What begins a line with an option in its scripts, such as ``#SBATCH``; empty if they have none."""
+    job_id_variable: ClassVar[str]
+    """The variable in which a job finds its own id, as :meth:`parse_submit` gives it."""
+    refusals: ClassVar[Sequence[Refusal]] = ()
+    """Requests that are wrong; the first that matches counts."""
+    transient: ClassVar[str] = r"(?!)"
+    """A regular expression for refusals that may not last; it counts before :attr:`refusals`."""
+
+    def directives(self, spec: JobSpec, files: JobFiles) -> Sequence[Sequence[str]]:
+        """The options of a job, each as arguments: resources, name, label, output files. Raises
+        :class:`ConfigError` for a shape that cannot be asked for.
+        """
+        raise NotImplementedError
+
+    def submit_command(self, spec: JobSpec, files: JobFiles) -> Sequence[str]:
+        """What submits the script ``files.script``."""
+        raise NotImplementedError
+
+    def parse_submit(self, output: str) -> JobId | None:
+        """The job's id in the answer, among whatever else was printed; None if there is none."""
+        raise NotImplementedError
+
+    def queue_command(self, ids: Sequence[JobId]) -> Sequence[str]:
+        """What lists jobs: all of this user's, or, where that cannot be, these and those with a label of
+        ours.
+
+        No ids: all of this user's.
+        """
+        raise NotImplementedError
+
+    def parse_queue(self, answer: Answer) -> Sequence[ListedJob]:
+        """The jobs in the answer. Raises :class:`ValueError` if it is not a whole answer.
+
+        Times are those that the batch system gives; jobs may be in it that have ended.
+        """
+        raise NotImplementedError
+
+    def accounting_command(self, ids: Sequence[JobId]) -> Sequence[str] | None:
+        """What looks up jobs that are in the queue no longer; None if there is nothing that does."""
+        return None
+
+    def parse_accounting(self, answer: Answer) -> Sequence[ListedJob] | None:
+        """The jobs in that answer; None if it says that there is no accounting. Raises :class:`ValueError` if
+        it is not a whole answer.
+        """
+        return None
+
+    def cancel_command(self, ids: Sequence[JobId]) -> Sequence[str]:
+        """What cancels jobs."""
+        raise NotImplementedError
+
+    def cancelled(self, answer: Answer) -> bool:
+        """Whether that worked: all jobs were asked to end, had ended, or are not known."""
+        return answer.exit_status == 0
+
+    def extra_files(self, spec: JobSpec, files: JobFiles) -> Mapping[str, str]:
+        """Other files that its submission needs: text by path."""
+        return {}
+
+    query_environment: ClassVar[Mapping[str, str]] = {}
+    """Variables for the commands that list and look up."""
+
+    def quote(self, argument: str) -> str:
+        """An argument as one word of a line with an option. Raises :class:`ConfigError` if it cannot be."""
+        return shlex.quote(argument)
+
+    # -- what users say -------------------------------------------------------------------------------------
+
+    def __init__(
+        self,
+        *,
+        worker_init: str = "",
+        scheduler_options: str = "",
+        channel: Channel | None = None,
+        command_timeout: float | str = 30.0,
+        poll_interval: float | str = 10.0,
+    ) -> None:
+        self.poll_interval = parse_seconds(poll_interval, "poll_interval")
+        if self.poll_interval < _LEAST_INTERVAL:
+            raise ConfigError(
+                f"poll_interval must be at least {_LEAST_INTERVAL:g} s, not {self.poll_interval:g} s: "
+                f"{self.system} serves others, too",
+                "poll_interval",
+            )
+        self._worker_init = _text("worker_init", worker_init)
+        self._options = _option_lines(_text("scheduler_options", scheduler_options), self.directive)
+        self._channel = channel
+        self._timeout = parse_seconds(command_timeout, "command_timeout")
+
+    @cached_property
+    def _host(self) -> Host:
+        return Host(self._channel or local_channel(), self._timeout)
+
+    @cached_property
+    def _queue(self) -> Queue:
+        return queue_of(self._host.channel, (type(self), *self.queue_command(())))
+
+    # -- the contract ---------------------------------------------------------------------------------------
+
+    def script(self, spec: JobSpec) -> str:
+        """The script that would be submitted for a job. Nothing is written, nobody is asked."""
+        check_spec(spec)
+        return self._render(spec, JobFiles.of(spec.directory.rstrip("/"), spec.id))
+
+    def submit(self, spec: JobSpec) -> JobId:
+        check_spec(spec)
+        with self._queue.submitting:
+            known = self._queue.by_spec.get(spec.id)
+            if known is not None:
+                return known
+            place = self._host.prepare(spec.directory, spec.id)
+            files = JobFiles.of(place.directory, spec.id)
+            job_id = self._earlier(spec, place.record) if place.submitted else None
+            if job_id is None:
+                job_id = self._submit(spec, files)
+            with self._queue.lock:
+                self._queue.by_spec[spec.id] = job_id
+                self._queue.uncertain.pop(spec.id, None)
+                job = self._queue.watched(job_id)
+                job.since, job.files = time.monotonic(), files
+            return job_id
+
+    def status(self, ids: Sequence[JobId]) -> Mapping[JobId, JobStatus]:
+        with self._queue.lock:
+            jobs = {job_id: self._queue.watched(job_id) for job_id in ids}
+            if any(job.ended is None for job in jobs.values()):
+                self._queue.refresh(self._list, self.poll_interval)
+                if not self._queue.trouble:
+                    self._find_ends(jobs)
+            return {job_id: job.ended or self._now(job_id, job) for job_id, job in jobs.items()}
+
+    def cancel(self, ids: Sequence[JobId]) -> None:
+        with self._queue.lock:
+            due = [job_id for job_id in dict.fromkeys(ids) if self._queue.watched(job_id).ended is None]
+        for start in range(0, len(due), _AT_ONCE):
+            some = due[start : start + _AT_ONCE]
+            answer = self._host.ask(self.cancel_command(some))
+            if not self.cancelled(answer):
+                raise ProviderError(f"{self.system} did not cancel {len(some)} jobs: {answer.words}")
+            with self._queue.lock:
+                for job_id in some:
+                    self._queue.watched(job_id).cancelled = True
+
+    def find(self, tag: str) -> Mapping[JobId, str]:
+        """The jobs of this user that carry the tag and have not ended, with their names.
+
+        Raises :class:`ProviderError` if that could not be found out.
+        """
+        return {
+            job.id: job.name
+            for job in self._fresh_listing().values()
+            if job.tag == tag and not job.state.terminal
+        }
+
+    # -- submitting -----------------------------------------------------------------------------------------
+
+    def _earlier(self, spec: JobSpec, record: str) -> JobId | None:
+        """The job that was submitted for this specification, by whichever process; None if there is none.
+
+        Raises :class:`ProviderError` if that cannot be found out, or not yet.
+        """
+        found = [job for job in self._fresh_listing().values() if job.spec_id == spec.id]
+        if found:
+            return min(found, key=lambda job: job.state.terminal).id
+        if record:  # it has run, and is in the queue no longer
+            return JobId(record)
+        lost_at = self._queue.uncertain.get(spec.id)
+        if lost_at is not None and time.monotonic() - lost_at < _SETTLE:
+            raise ProviderError(
+                f"{self.system} did not answer to the submission of job {spec.name!r}, and does not list it; "
+                f"it may still come, for {_SETTLE:g} s"
+            )
+        return None
+
+    def _submit(self, spec: JobSpec, files: JobFiles) -> JobId:
+        texts = {files.script: self._render(spec, files), **self.extra_files(spec, files)}
+        if spec.input:
+            self._host.write(files.input, spec.input)
+        for path, text in texts.items():
+            self._host.write(path, text.encode(errors="surrogateescape"))
+        try:
+            answer = self._host.ask(self.submit_command(spec, files))
+        except ConfigError:
+            self._host.remove(files.input, *texts)
+            raise
+        except ProviderError:
+            self._queue.uncertain[spec.id] = time.monotonic()
+            raise
+        job_id = self.parse_submit(answer.stdout) if answer.exit_status == 0 else None
+        if job_id is not None:
+            return job_id
+        refusal = self._refusal(spec, answer)
+        if isinstance(refusal, ConfigError):
+            self._host.remove(files.input, *texts)
+        else:
+            self._queue.uncertain[spec.id] = time.monotonic()
+        raise refusal
+
+    def _refusal(self, spec: JobSpec, answer: Answer) -> ConfigError | ProviderError:
+        said = f"{answer.stderr}\n{answer.stdout}"
+        what = f"{self.system} on {self._host.name} refused job {spec.name!r}"
+        if answer.exit_status == 0:
+            return ProviderError(f"{self.system} named no job for {spec.name!r}; it said: {answer.words}")
+        if not re.search(self.transient, said, re.IGNORECASE):
+            for pattern, option in self.refusals:
+                if re.search(pattern, said, re.IGNORECASE):
+                    about = f"; look at `{option}`" if option else ""
+                    return ConfigError(f"{what}: {answer.words}{about}", option)
+        return ProviderError(f"{what}: {answer.words}")
+
+    def _render(self, spec: JobSpec, files: JobFiles) -> str:
+        groups = self.directives(spec, files)
+        lines = [" ".join(map(self.quote, group)) for group in groups]
+        return render(
+            spec,
+            files,
+            prefix=self.directive,
+            directives=[*lines, *self._options],
+            worker_init=self._worker_init,
+            job_id_variable=self.job_id_variable,
+        )
+
+    # -- asking ---------------------------------------------------------------------------------------------
+
+    def _list(self, ids: Sequence[JobId]) -> Mapping[JobId, ListedJob]:
+        answer = self._host.ask(self.queue_command(ids), environment=self.query_environment)
+        try:
+            jobs = self.parse_queue(answer)
+        except ValueError as error:
+            raise ProviderError(
+                f"{self.system} was asked for its queue: {_trouble(answer, error)}"
+            ) from error
+        return {job.id: _by_our_clock(job, answer.skew) for job in jobs}
+
+    def _fresh_listing(self) -> Mapping[JobId, ListedJob]:
+        with self._queue.lock:
+            self._queue.refresh(self._list, None)
+            if self._queue.trouble:
+                raise ProviderError(self._queue.trouble)
+            return self._queue.listing
+
+    def _look_up(self, ids: Sequence[JobId]) -> Mapping[JobId, ListedJob] | None:
+        """Jobs in the accounting; None if it did not answer."""
+        command = self.accounting_command(ids) if self._queue.accounting is not False else None
+        if command is None:
+            self._queue.accounting = False
+            return {}
+        try:
+            answer = self._host.ask(command, environment=self.query_environment)
+            jobs = self.parse_accounting(answer)
+        except (ProviderError, ValueError):
+            return None
+        except ConfigError:  # there is no such command
+            self._queue.accounting = False
+            return {}
+        self._queue.accounting = jobs is not None
+        return {job.id: _by_our_clock(job, answer.skew) for job in jobs or ()}
+
+    # -- judging --------------------------------------------------------------------------------------------
+
+    def _now(self, job_id: JobId, job: Watched) -> JobStatus:
+        """How a job is that is not known to have ended."""
+        if self._queue.trouble:
+            return JobStatus(state=JobState.UNKNOWN, reason=self._queue.trouble)
+        listed = self._queue.listing.get(job_id)
+        if listed is not None:
+            return judge(listed, Ending())
+        if job.since >= self._queue.answered_at:
+            return JobStatus(state=JobState.PENDING, reason=f"submitted; {self.system} was not asked since")
+        reason = f"{self.system} lists it no longer, and how it ended is not known yet"
+        return JobStatus(state=JobState.UNKNOWN, reason=reason)
+
+    def _find_ends(self, jobs: Mapping[JobId, Watched]) -> None:
+        """Look at those that have ended, and at those that are missing in the last answer."""
+        queue, ended, missing = self._queue, dict[JobId, ListedJob](), list[JobId]()
+        for job_id, job in jobs.items():
+            listed = queue.listing.get(job_id)
+            if job.ended is not None:
+                continue
+            if listed is None:
+                if job.since < queue.answered_at and job.looked_up != queue.number:
+                    job.missed, job.looked_up = job.missed + 1, queue.number
+                    missing.append(job_id)
+            else:
+                job.seen, job.missed = listed, 0
+                if listed.state.terminal:
+                    ended[job_id] = listed
+        looked_up = self._look_up(missing) if missing else {}
+        endings = self._endings(ended, missing)
+        for job_id, listed in ended.items():
+            jobs[job_id].ended = judge(listed, endings[job_id])
+        for job_id in missing:
+            known = (looked_up or {}).get(job_id)
+            certain = jobs[job_id].missed >= (_CERTAIN if looked_up is not None else _PATIENT)
+            jobs[job_id].ended = judge_vanished(
+                jobs[job_id], known, endings[job_id], certain=certain, system=self.system
+            )
+
+    def _endings(self, ended: Iterable[JobId], missing: Iterable[JobId]) -> Mapping[JobId, Ending]:
+        """What these jobs left, where that is known."""
+        over = {**dict.fromkeys(missing, False), **dict.fromkeys(ended, True)}
+        files = {job_id: self._queue.watched(job_id).files for job_id in over}
+        known = {job_id: (these.base, over[job_id]) for job_id, these in files.items() if these is not None}
+        found = self._host.endings(list(known.values()))
+        return {**dict.fromkeys(over, Ending()), **dict(zip(known, found, strict=True))}
+
+
+def _by_our_clock(job: ListedJob, skew: float) -> ListedJob:
+    if not skew:
+        return job
+    started = None if job.started_at is None else job.started_at - skew
+    ends = None if job.ends_at is None else job.ends_at - skew
+    return replace(job, started_at=started, ends_at=ends)
+
+
+def _trouble(answer: Answer, error: ValueError) -> str:
+    if answer.exit_status:
+        return f"exit status {answer.exit_status}, {answer.words}"
+    return f"{error}; it said: {answer.words[:400]}"
+
+
+def _text(option: str, value: str) -> str:
+    if "\0" in value:
+        raise ConfigError(f"{option} must not hold NUL characters: {value!r}", option)
+    return value
+
+
+def _option_lines(text: str, directive: str) -> list[str]:
+    lines = (line.strip() for line in text.splitlines())
+    if directive:
+        lines = (line.removeprefix(directive).strip() for line in lines)
+    return [line for line in lines if line and not line.startswith("#")]
