@@ -1,0 +1,124 @@
+"""Daemons in the foreground, and what they leave running."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["ServerError", "Servers", "free_ports", "program", "wait_until"]
+
+PACKAGES = Path(__file__).with_name("packages.txt")
+
+
+class ServerError(AssertionError):
+    """A server cannot be started, or does not do what it should: no test is skipped for that."""
+
+
+def program(name: str) -> str:
+    """The path of a server's program. It is an error that says what to install if there is none."""
+    found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
+    if found is None:
+        lines = PACKAGES.read_text(encoding="utf-8").splitlines()
+        packages = " ".join(line for line in lines if line and not line.startswith("#"))
+        raise ServerError(
+            f"{name} is not installed, and no test is skipped for that: "
+            f"apt-get install -y --no-install-recommends {packages}"
+        )
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now, all different."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def wait_until(what: str, condition: Callable[[], object], timeout: float = 30.0) -> None:
+    """Ask until it is so."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ServerError(f"not within {timeout:g} s: {what}")
+        time.sleep(0.05)
+
+
+class Servers:
+    """Daemons that run in the foreground, each with a log in the folder; ended in the reverse order.
+
+    mark: a variable's setting, such as ``SLURM_CONF=/...``: whatever has it in its environment belongs to
+    these servers, and is killed in the end.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], mark: str) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, **environment}
+        self._mark = mark.encode()
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, argv: Sequence[str]) -> None:
+        """Start a daemon; its output goes to ``<name>.log``."""
+        with open(self.folder / f"{name}.log", "ab") as log:
+            self._running[name] = subprocess.Popen(
+                [program(argv[0]), *argv[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+
+    def runs(self, name: str) -> bool:
+        """Whether it has not ended."""
+        return name in self._running and self._running[name].poll() is None
+
+    def stop(self, name: str, number: int = signal.SIGTERM, timeout: float = 15.0) -> None:
+        """End a daemon, which has so many seconds for it."""
+        process = self._running.pop(name, None)
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def stop_all(self) -> None:
+        """End them all, and whatever they have started."""
+        for name in reversed(list(self._running)):
+            self.stop(name)
+        for _ in range(5):
+            left = list(self.leftovers())
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if not left:
+                return
+            time.sleep(0.05)
+
+    def leftovers(self) -> Iterator[int]:
+        """The processes that belong to these servers, the jobs that they run too."""
+        for name in os.listdir("/proc"):
+            if name.isdecimal() and int(name) != os.getpid():
+                with contextlib.suppress(OSError):
+                    variables = Path("/proc", name, "environ").read_bytes().split(b"\0")
+                    if self._mark in variables:
+                        yield int(name)
+
+    def log(self, name: str, most: int = 3000) -> str:
+        """The end of a daemon's log."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.folder / f"{name}.log").read_text(errors="replace")[-most:]
+        return ""
