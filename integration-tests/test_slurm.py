@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from servers.process import program
+from servers.process import ServerError, program
 from servers.shims import Shims
 from servers.slurm import Slurm, slurm
 from weft_channel_local import LocalChannel
@@ -133,7 +133,6 @@ class TestSlurmProvider(SlurmSuite):
         ({"reservation": "nope"}, {}, "reservation", "reservation is invalid"),
         ({"memory_per_node": "100 TB"}, {}, "memory_per_node", "Memory specification"),
         ({"scheduler_options": "--no-such-option"}, {}, "scheduler_options", "unrecognized option"),
-        ({"clusters": "nope"}, {}, "clusters", "nope"),
     ],
 )
 def test_a_wrong_request_names_the_option_and_what_slurm_says(
@@ -302,7 +301,8 @@ def test_a_failed_node_is_named_as_the_reason(site: Site) -> None:
         assert status.reason.startswith("NODE_FAIL")
         assert time.monotonic() - begun < 10
     finally:
-        site.cluster.set_node(node, "RESUME")
+        with contextlib.suppress(ServerError):  # its daemon may have done so itself
+            site.cluster.set_node(node, "RESUME")
 
 
 def test_a_requeued_job_is_pending_again(site: Site) -> None:

@@ -57,7 +57,7 @@ _STATES = {
 }
 # States that say no more than ours do.
 _PLAIN = {"COMPLETED", "CONFIGURING", "FAILED", "PENDING", "RUNNING", "CANCELLED", "TIMEOUT"}
-_HELD = re.compile(r"(?i)job ?held|requeued held|JobHoldMaxRequeue|ReqNodeNotAvail.*held")
+_HELD = re.compile(r"(?i)job ?held|requeued (in )?held|JobHoldMaxRequeue|ReqNodeNotAvail.*held")
 
 # Reasons to wait that no waiting ends, or that users ask about: what they mean.
 _MEANINGS = {
@@ -70,6 +70,7 @@ _MEANINGS = {
     "InvalidQOS": "the qos cannot be used",
     "JobHeldAdmin": "held by an administrator",
     "JobHeldUser": "held by its owner: `scontrol release` lets it go",
+    "JobLaunchFailure": "the node could not start the script: is the job's directory there, and writable?",
     "NodeDown": "a node of the job is down",
     "OutOfMemory": "the job used more memory than it has asked for",
     "PartitionConfig": "the partition does not allow what the job asks for",
