@@ -169,3 +169,37 @@ def test_ctrl_c(start: Callable[..., Any], tmp_path: Path) -> None:
     assert program.err.rstrip().endswith("KeyboardInterrupt")
     assert "runpy" not in program.err
     assert "_script.py" not in program.err
+
+SLURM = """
+[[executors]]
+type = "htex"
+label = "cpu"
+
+[executors.blocks]
+nodes = 2
+walltime = "00:30:00"
+
+[executors.blocks.provider]
+type = "slurm"
+partition = "{partition}"
+worker_init = "module load python"
+"""
+
+
+def test_the_scripts_of_blocks_can_be_looked_at(weft_command: Any, tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text(SLURM.format(partition="de bug"))
+    program = weft_command("config", "show-script", "site.toml")
+    assert program.status == 0, program.err
+    assert program.out.startswith("#!/bin/bash\n")
+    wanted = ["#SBATCH '--partition=de bug'", "#SBATCH --nodes=2", "#SBATCH --time=0-00:30:00"]
+    lines = program.out.splitlines()
+    assert [line for line in (*wanted, "module load python") if line not in lines] == []
+    assert "weft_executor_htex.manager" in program.out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_configuration_without_scripts_says_so(weft_command: Any, tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text("[[executors]]\ntype = 'threads'\n")
+    program = weft_command("config", "show-script", "site.toml")
+    assert program.status == 1
+    assert "site.toml: no executor gets its blocks from a batch system" in program.err

@@ -74,7 +74,7 @@ if TYPE_CHECKING:
         ScalingState,
     )
     from .pool import ExecutorPool, as_pool
-    from .provider import BaseProvider, JobId, JobSpec, JobState, JobStatus, Provider
+    from .provider import BaseProvider, JobId, JobSpec, JobState, JobStatus, Provider, ScriptProvider
     from .resources import Resources
     from .serializer import FunctionPayload, Serializer
     from .shared import Shared
@@ -155,6 +155,7 @@ __all__ = [
     "ScalingDecision",
     "ScalingPolicy",
     "ScalingState",
+    "ScriptProvider",
     "SerializationError",
     "Serializer",
     "Shared",
@@ -202,7 +203,7 @@ _NAMES = {
         "ScalingPolicy ScalingState"
     ),
     "pool": "ExecutorPool as_pool",
-    "provider": "BaseProvider JobId JobSpec JobState JobStatus Provider",
+    "provider": "BaseProvider JobId JobSpec JobState JobStatus Provider ScriptProvider",
     "resources": "Resources",
     "serializer": "FunctionPayload Serializer",
     "shared": "Shared",

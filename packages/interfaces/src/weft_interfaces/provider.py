@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NewType, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from .block import BlockShape
 
-__all__ = ["BaseProvider", "JobId", "JobSpec", "JobState", "JobStatus", "Provider"]
+__all__ = ["BaseProvider", "JobId", "JobSpec", "JobState", "JobStatus", "Provider", "ScriptProvider"]
 
 JobId = NewType("JobId", str)
 
@@ -124,6 +124,14 @@ class Provider(Protocol):
 
     def close(self) -> None:
         """Free what it holds here; jobs are left alone. May be called twice."""
+
+
+@runtime_checkable
+class ScriptProvider(Provider, Protocol):
+    """A provider whose jobs are scripts that people can look at."""
+
+    def script(self, spec: JobSpec) -> str:
+        """What would be submitted for a job; nothing is, and nobody is asked. Raises :class:`ConfigError`."""
 
 
 class BaseProvider:

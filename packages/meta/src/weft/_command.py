@@ -136,6 +136,26 @@ def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A TOML file
         typer.echo(f"  {line}")
 
 
+@config_app.command("show-script")
+def show_script(file: Annotated[Path, typer.Argument(metavar="FILE", help="A TOML file.")]) -> None:
+    """Print the scripts that the batch systems of a configuration would get for their blocks. Nothing is
+    submitted. Exit status 1 if there are none, or the configuration is wrong; 2 if it cannot be read.
+    """
+    from ._scripts import block_scripts
+
+    settings = _read(file)
+    try:
+        scripts = block_scripts(settings)
+    except ConfigError as error:
+        _fail(f"{file}: {error}", status=1)
+    if not scripts:
+        _fail(f"{file}: no executor gets its blocks from a batch system", status=1)
+    for label, script in scripts.items():
+        if len(scripts) > 1:
+            typer.echo(f"# -- executor {label!r}")
+        typer.echo(script.rstrip())
+
+
 def _read(path: Path) -> Config:
     try:
         return read_config(path)
