@@ -170,6 +170,7 @@ def test_ctrl_c(start: Callable[..., Any], tmp_path: Path) -> None:
     assert "runpy" not in program.err
     assert "_script.py" not in program.err
 
+
 SLURM = """
 [[executors]]
 type = "htex"

@@ -63,6 +63,18 @@ if TYPE_CHECKING:
         WeftError,
         WorkerLostError,
     )
+    from weft_launchers import (
+        AprunLauncher,
+        GnuParallelLauncher,
+        JsrunLauncher,
+        MpiExecLauncher,
+        MpiRunLauncher,
+        SingleNodeLauncher,
+        SrunLauncher,
+        SrunMPILauncher,
+        SshLauncher,
+        WrappedLauncher,
+    )
     from weft_memo import Memo
     from weft_provider_batch import SlurmProvider
     from weft_provider_local import LocalProvider
@@ -77,6 +89,7 @@ if TYPE_CHECKING:
     from ._task import TaskFunction, join, later, task
 
 __all__ = [
+    "AprunLauncher",
     "BackoffRetryPolicy",
     "BlockLostError",
     "Blocks",
@@ -91,10 +104,12 @@ __all__ = [
     "DependencyError",
     "Future",
     "FutureMisuseError",
+    "GnuParallelLauncher",
     "HighThroughputExecutor",
     "InputError",
     "InterchangeLostError",
     "InternalError",
+    "JsrunLauncher",
     "LocalChannel",
     "LocalProvider",
     "LostError",
@@ -102,6 +117,8 @@ __all__ = [
     "Memo",
     "MemoStoreError",
     "MissingPluginError",
+    "MpiExecLauncher",
+    "MpiRunLauncher",
     "ProcessExecutor",
     "ProviderError",
     "RemoteError",
@@ -112,7 +129,11 @@ __all__ = [
     "SerializationError",
     "ShellError",
     "ShellResult",
+    "SingleNodeLauncher",
     "SlurmProvider",
+    "SrunLauncher",
+    "SrunMPILauncher",
+    "SshLauncher",
     "StagingError",
     "TaskError",
     "TaskExitError",
@@ -124,6 +145,7 @@ __all__ = [
     "UnitError",
     "WeftError",
     "WorkerLostError",
+    "WrappedLauncher",
     "__version__",
     "as_completed",
     "current_run",
@@ -152,6 +174,18 @@ _PLACES = {
     "weft_core": ("BackoffRetryPolicy", "Counts", "Future"),
     "weft_executor_htex": ("HighThroughputExecutor",),
     "weft_executor_local": ("ProcessExecutor", "ThreadExecutor"),
+    "weft_launchers": (
+        "AprunLauncher",
+        "GnuParallelLauncher",
+        "JsrunLauncher",
+        "MpiExecLauncher",
+        "MpiRunLauncher",
+        "SingleNodeLauncher",
+        "SrunLauncher",
+        "SrunMPILauncher",
+        "SshLauncher",
+        "WrappedLauncher",
+    ),
     "weft_memo": ("Memo",),
     "weft_provider_batch": ("SlurmProvider",),
     "weft_provider_local": ("LocalProvider",),

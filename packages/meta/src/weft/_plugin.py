@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 __all__ = ["GROUPS", "find_plugin", "plugin_names"]
 
 _BATCH = ("slurm", "pbs", "torque", "lsf", "gridengine", "htcondor")
-_LAUNCHERS = ("srun", "mpirun", "mpiexec", "aprun", "jsrun", "ssh", "single")
+_LAUNCHERS = (
+    "aprun",
+    "jsrun",
+    "mpiexec",
+    "mpirun",
+    "parallel",
+    "single",
+    "srun",
+    "srun-mpi",
+    "ssh",
+    "wrapped",
+)
 
 # What is known by name, and the distribution that has it.
 GROUPS: dict[str, dict[str, str]] = {
