@@ -7,6 +7,7 @@ import itertools
 import os
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from weft_interfaces import (
     Provider,
     ProviderError,
 )
-from weft_interfaces.testing import ProviderSuite
+from weft_interfaces.testing import ProviderSuite, RootedChannel
 from weft_provider_batch import SlurmProvider
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(180)]
@@ -48,6 +49,18 @@ Job = Callable[..., JobSpec]
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     with slurm(tmp_path_factory.mktemp("slurm") / "s", settings=PREEMPTION) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Slurm, RootedChannel]]:
+    folder = tmp_path_factory.mktemp("far")
+    (folder / "slurm").mkdir()
+    channel = RootedChannel(folder / "place", shown=[folder / "slurm"])
+    with slurm(folder / "slurm", nodes=2, enter=channel.enter) as cluster:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+            yield cluster, channel
+    channel.close()
 
 
 class Site:
@@ -120,6 +133,31 @@ class SlurmSuite(ProviderSuite):
 
 class TestSlurmProvider(SlurmSuite):
     """On this machine."""
+
+
+class TestFarSlurmProvider(ProviderSuite):
+    """In a place whose files are not this machine's: what a provider does here by mistake fails there."""
+
+    @pytest.fixture(autouse=True)
+    def _site(self, far: tuple[Slurm, RootedChannel]) -> Iterator[None]:
+        self.cluster, self.channel = far
+        yield
+        assert self.channel.strays() == []
+        self.cluster.clear()
+
+    def make_provider(self) -> Provider:
+        return SlurmProvider(channel=self.channel, poll_interval=1.0, command_timeout=5.0, cores_per_node=1)
+
+    def directory(self) -> str:
+        return f"{self.channel.home}/runs"
+
+    @contextlib.contextmanager
+    def failing_queries(self, provider: Provider) -> Iterator[None]:
+        conf, away = self.cluster.folder / "slurm.conf", self.cluster.folder / "away"
+        conf.rename(away)
+        time.sleep(1.0)  # the last answer counts for an interval
+        yield
+        away.rename(conf)
 
 
 # -- requests that are refused ------------------------------------------------------------------------------
@@ -461,3 +499,24 @@ def test_200_blocks_cost_one_query_per_interval(site: Site) -> None:
     assert site.shims.calls("sbatch") == 200
     assert site.shims.calls("scancel") == site.shims.calls("sacct") == 0
     assert len({name.split()[1] for name in site.names()}) == 200
+
+
+# -- the whole ----------------------------------------------------------------------------------------------
+
+
+def test_the_census_runs_by_configuration_on_two_blocks_of_two_nodes(
+    root: Path, site: Site, tmp_path: Path
+) -> None:
+    results = {}
+    for on in ("processes", "slurm"):
+        weft = [sys.executable, "-m", "weft", "run", "--config", str(root / f"examples/{on}.toml")]
+        command = [*weft, str(root / "examples/census/census.py"), "--", "--output", on, "json", "email"]
+        environment = {**os.environ, **site.environment}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=150
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        results[on] = (tmp_path / on / "census.csv").read_text()
+    assert results["slurm"] == results["processes"]
+    jobs = site.cluster.run("squeue", "--noheader", "--states=all", "--format=%D %j").splitlines()
+    assert sorted(job for job in jobs if "weft-htex" in job) == ["2 weft-htex-1", "2 weft-htex-2"]

@@ -82,7 +82,12 @@ def render(
 
 
 def _exports(spec: JobSpec, files: JobFiles, has_input: bool) -> list[str]:
-    variables = {**spec.environment, "WEFT_JOB_TAG": spec.tag, "WEFT_JOB_NAME": spec.name}
+    variables = {
+        **spec.environment,
+        "WEFT_JOB_TAG": spec.tag,
+        "WEFT_JOB_NAME": spec.name,
+        "WEFT_JOB_DIRECTORY": files.base.rpartition("/")[0] or ".",
+    }
     if has_input:
         variables["WEFT_JOB_INPUT"] = files.input
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
