@@ -56,10 +56,12 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Slurm, Roote
     folder = tmp_path_factory.mktemp("far")
     (folder / "slurm").mkdir()
     channel = RootedChannel(folder / "place", shown=[folder / "slurm"])
-    with slurm(folder / "slurm", nodes=2, enter=channel.enter) as cluster:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
-            yield cluster, channel
+    with (
+        slurm(folder / "slurm", nodes=2, enter=channel.enter) as cluster,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+        yield cluster, channel
     channel.close()
 
 
@@ -164,21 +166,21 @@ class TestFarSlurmProvider(ProviderSuite):
 
 
 @pytest.mark.parametrize(
-    ("options", "shape", "key", "words"),
+    ("options", "key", "words"),
     [
-        ({"partition": "nope"}, {}, "partition", "invalid partition"),
-        ({"constraint": "nope"}, {}, "constraint", "Invalid feature"),
-        ({"reservation": "nope"}, {}, "reservation", "reservation is invalid"),
-        ({"memory_per_node": "100 TB"}, {}, "memory_per_node", "Memory specification"),
-        ({"scheduler_options": "--no-such-option"}, {}, "scheduler_options", "unrecognized option"),
+        ({"partition": "nope"}, "partition", "invalid partition"),
+        ({"constraint": "nope"}, "constraint", "Invalid feature"),
+        ({"reservation": "nope"}, "reservation", "reservation is invalid"),
+        ({"memory_per_node": "100 TB"}, "memory_per_node", "Memory specification"),
+        ({"scheduler_options": "--no-such-option"}, "scheduler_options", "unrecognized option"),
     ],
 )
 def test_a_wrong_request_names_the_option_and_what_slurm_says(
-    site: Site, options: dict[str, str], shape: dict[str, int], key: str, words: str
+    site: Site, options: dict[str, str], key: str, words: str
 ) -> None:
     begun = time.monotonic()
     with pytest.raises(ConfigError, match=f"(?is){words}.*`{key}`") as caught:
-        site.provider(**options).submit(site.job(**shape))
+        site.provider(**options).submit(site.job())
     assert caught.value.key == key
     assert time.monotonic() - begun < 5
 
@@ -437,7 +439,7 @@ def test_a_full_disk_is_named_and_may_pass(site: Site) -> None:
         with contextlib.suppress(OSError):
             filler.write_bytes(b"x" * 70_000)
         spec = site.job(directory="small/runs")
-        with pytest.raises(ProviderError, match="(?i)no space left"):
+        with pytest.raises(ProviderError, match=r"(?i)no space left"):
             site.provider().submit(spec)
         filler.unlink()
         provider = site.provider()

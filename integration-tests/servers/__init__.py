@@ -1,1 +1,1 @@
-"""Real servers, started by the tests on this machine: private folders, keys and ports, and nothing is left."""
+"""Real servers, started by the tests: private folders, keys and ports, and nothing is left."""

@@ -76,7 +76,7 @@ if TYPE_CHECKING:
         WrappedLauncher,
     )
     from weft_memo import Memo
-    from weft_provider_batch import SlurmProvider
+    from weft_provider_batch import GridEngineProvider, SlurmProvider
     from weft_provider_local import LocalProvider
 
     from ._config import Config
@@ -105,6 +105,7 @@ __all__ = [
     "Future",
     "FutureMisuseError",
     "GnuParallelLauncher",
+    "GridEngineProvider",
     "HighThroughputExecutor",
     "InputError",
     "InterchangeLostError",
@@ -187,7 +188,7 @@ _PLACES = {
         "WrappedLauncher",
     ),
     "weft_memo": ("Memo",),
-    "weft_provider_batch": ("SlurmProvider",),
+    "weft_provider_batch": ("GridEngineProvider", "SlurmProvider"),
     "weft_provider_local": ("LocalProvider",),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .__about__ import __version__
+from .gridengine import GridEngineProvider
 from .provider import BatchProvider, Refusal
 from .slurm import SlurmProvider
 
-__all__ = ["BatchProvider", "Refusal", "SlurmProvider", "__version__"]
+__all__ = ["BatchProvider", "GridEngineProvider", "Refusal", "SlurmProvider", "__version__"]

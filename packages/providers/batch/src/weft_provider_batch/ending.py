@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from weft_interfaces import JobState, JobStatus
 
@@ -42,9 +43,9 @@ def judge_vanished(
 
     known: its place in the accounting.
     """
-    if known is not None and known.state.terminal:
-        return judge(known, ending)
     seen = job.seen or known
+    if known is not None and known.state.terminal:
+        return judge(_corrected(job, known), ending)
     if ending.exit_status is not None:
         return _left(job, seen, ending)
     if not certain:
@@ -55,6 +56,16 @@ def judge_vanished(
         reason = f"its walltime is over; {system} lists it no longer"
         return _status(seen, JobState.TIMEOUT, reason, ending)
     return _status(seen, JobState.GONE, f"{system} knows it no longer, and it left no exit code", ending)
+
+
+def _corrected(job: Watched, known: ListedJob) -> ListedJob:
+    """Some only say that a job was killed, not that we, or its walltime, did it."""
+    if known.state is JobState.FAILED and (known.exit_code is None or known.exit_code > 128):
+        if job.cancelled:
+            return replace(known, state=JobState.CANCELLED)
+        if _overdue(job.seen):
+            return replace(known, state=JobState.TIMEOUT)
+    return known
 
 
 def _left(job: Watched, seen: ListedJob | None, ending: Ending) -> JobStatus:

@@ -82,6 +82,8 @@ class BatchProvider(BaseProvider):
     """What begins a line with an option in its scripts, such as ``#SBATCH``; empty if they have none."""
     job_id_variable: ClassVar[str]
     """The variable in which a job finds its own id, as :meth:`parse_submit` gives it."""
+    redirects: ClassVar[bool] = False
+    """Whether the script itself sends its output to the files, for :meth:`directives` cannot say it."""
     refusals: ClassVar[Sequence[Refusal]] = ()
     """Requests that are wrong; the first that matches counts."""
     transient: ClassVar[str] = r"(?!)"
@@ -299,6 +301,7 @@ class BatchProvider(BaseProvider):
             directives=[*lines, *self._options],
             worker_init=self._worker_init,
             job_id_variable=self.job_id_variable,
+            redirects=self.redirects,
         )
 
     # -- asking ---------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ _TEMPLATE = """\
 ${directives}
 
 weft_base=${base}
-weft_job=${job_id}
+${redirect}weft_job=${job_id}
 
 # Never twice: the first job to begin the block has it, and keeps it when it is requeued.
 (set -o noclobber; echo "$weft_job" >"$weft_base.job") 2>/dev/null
@@ -62,16 +62,18 @@ def render(
     directives: Sequence[str],
     worker_init: str,
     job_id_variable: str,
+    redirects: bool,
 ) -> str:
     """The script of a job.
 
     directives: the batch system's options, each already quoted; ``prefix`` begins each line.
-    job_id_variable: where a job finds its own id.
+    job_id_variable: where a job finds its own id. redirects: whether the script opens its output files.
     """
     has_input = bool(spec.input)
     parts = {
         "directives": "\n".join(f"{prefix} {line}" for line in directives) if prefix else "",
         "base": shlex.quote(files.base),
+        "redirect": 'exec >>"$weft_base.out" 2>>"$weft_base.err"\n' if redirects else "",
         "job_id": f'"${{{job_id_variable}:-run-by-hand}}"',
         "environment": "\n".join(_exports(spec, files, has_input)),
         "worker_init": worker_init.strip("\n") or ":",

@@ -160,9 +160,8 @@ class SlurmProvider(BatchProvider):
         self._clusters = [f"--clusters={clusters}"] if clusters else []
         self._gpus = _count("gpus_per_node", gpus_per_node)
         self._cores = _count("cores_per_node", cores_per_node)
-        self._memory = (
-            None if memory_per_node is None else int(parse_bytes(memory_per_node, "memory_per_node"))
-        )
+        memory = None if memory_per_node is None else parse_bytes(memory_per_node, "memory_per_node")
+        self._memory = None if memory is None else int(memory)
         self._exclusive = exclusive
         super().__init__(
             worker_init=worker_init,

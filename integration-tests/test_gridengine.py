@@ -1,0 +1,194 @@
+"""Blocks on a real Grid Engine."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers.gridengine import GridEngine, grid_engine
+from servers.shims import Shims
+from weft_channel_local import LocalChannel
+from weft_interfaces import (
+    BlockShape,
+    ConfigError,
+    JobId,
+    JobSpec,
+    JobState,
+    JobStatus,
+    Provider,
+    ProviderError,
+)
+from weft_interfaces.testing import ProviderSuite
+from weft_provider_batch import GridEngineProvider
+
+pytestmark = [pytest.mark.once, pytest.mark.timeout(120)]
+
+COMMANDS = ("qsub", "qstat", "qdel", "qacct")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GridEngine]:
+    with grid_engine(tmp_path_factory.mktemp("sge") / "s") as cluster:
+        yield cluster
+
+
+class Site:
+    """A cluster, and a home on it whose name is awkward."""
+
+    def __init__(self, cluster: GridEngine, folder: Path) -> None:
+        self.cluster = cluster
+        self.home = folder / "home of o'neil"
+        self.home.mkdir()
+        self.shims = Shims(folder / "bin", COMMANDS)
+        path = os.pathsep.join([str(self.shims.folder), os.environ["PATH"]])
+        self.environment = {**cluster.environment, "PATH": path}
+        self.channel = LocalChannel(self.home, self.environment)
+        self._numbers = itertools.count(1)
+        self._key = uuid.uuid4().hex[:8]
+
+    def provider(self, **options: object) -> GridEngineProvider:
+        settings = {"channel": self.channel, "poll_interval": 1.0, "command_timeout": 20.0, **options}
+        return GridEngineProvider(**settings)  # type: ignore[arg-type]
+
+    def job(self, *command: str, walltime: float | None = 600.0, nodes: int = 1) -> JobSpec:
+        return JobSpec(
+            id=f"{self._key}.{next(self._numbers)}",
+            name="weft-test",
+            command=command or ("sleep", "600"),
+            shape=BlockShape(nodes=nodes, walltime=walltime),
+            directory="runs/a run",
+            tag=self._key,
+        )
+
+
+@pytest.fixture
+def site(cluster: GridEngine, tmp_path: Path) -> Iterator[Site]:
+    yield Site(cluster, tmp_path)
+    cluster.clear()
+
+
+def wait_for(provider: Provider, job: JobId, *states: JobState, timeout: float = 60.0) -> JobStatus:
+    deadline = time.monotonic() + timeout
+    while (status := provider.status([job])[job]).state not in states:
+        assert not status.state.terminal, status
+        assert time.monotonic() < deadline, status
+        time.sleep(0.2)
+    return status
+
+
+class TestGridEngineProvider(ProviderSuite):
+    @pytest.fixture(autouse=True)
+    def _site(self, site: Site) -> None:
+        self.site = site
+
+    def make_provider(self) -> Provider:
+        return self.site.provider()
+
+    def directory(self) -> str:
+        return "suite's runs"
+
+    @contextlib.contextmanager
+    def failing_queries(self, provider: Provider) -> Iterator[None]:
+        self.site.shims.before("qstat", "echo garbage; exit 1")
+        time.sleep(1.0)  # the last answer counts for an interval
+        yield
+        self.site.shims.restore("qstat")
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "words"),
+    [
+        ({"queue": "nope.q"}, "queue", 'unknown queue "nope.q"'),
+        ({"project": "nope"}, "project", 'project "nope" does not exist'),
+        ({"parallel_environment": "nope"}, "parallel_environment", 'environment "nope" does not exist'),
+        ({"scheduler_options": "-l nope=1"}, "scheduler_options", 'unknown resource "nope"'),
+        ({"queue": "short.q"}, "walltime, nodes, cores, memory, queue", "no suitable queues"),
+        ({"cores_per_node": 2}, "parallel_environment", "2 cores needs `parallel_environment`"),
+    ],
+)
+def test_a_wrong_request_names_the_option_and_what_grid_engine_says(
+    site: Site, options: dict[str, str], key: str, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        site.provider(**options).submit(site.job())
+    assert caught.value.key == key
+
+
+def test_a_job_says_how_it_is(site: Site) -> None:
+    provider = site.provider(parallel_environment="smp", cores_per_node=2, worker_init="echo hello >&2")
+    job = provider.submit(site.job("sh", "-c", 'echo "$NSLOTS slots" >&2; sleep 3; exit 4', walltime=100))
+    status = wait_for(provider, job, JobState.RUNNING)
+    assert status.hosts == ("localhost",)
+    assert status.started_at is not None
+    assert abs(status.started_at - time.time()) < 20
+    assert status.ends_at == status.started_at + 100
+    status = wait_for(provider, job, JobState.FAILED)
+    assert status.exit_code == 4
+    assert status.stderr_tail == "hello\n2 slots\n"
+
+
+def test_the_end_of_the_walltime_is_a_timeout(site: Site) -> None:
+    provider = site.provider()
+    job = provider.submit(site.job(walltime=4))
+    wait_for(provider, job, JobState.RUNNING)
+    status = wait_for(provider, job, JobState.TIMEOUT)
+    assert status.reason
+
+
+def test_a_held_job_is_held_until_it_is_released(site: Site) -> None:
+    provider = site.provider(scheduler_options="#$ -h")
+    job = provider.submit(site.job())
+    status = wait_for(provider, job, JobState.HELD)
+    assert "held" in status.reason
+    site.cluster.run("qrls", job)
+    wait_for(provider, job, JobState.RUNNING)
+
+
+def test_a_job_that_cannot_start_says_so(site: Site) -> None:
+    provider = site.provider(scheduler_options="-wd /no/such/directory")
+    job = provider.submit(site.job())
+    status = wait_for(provider, job, JobState.HELD)
+    assert status.reason.startswith("Eqw (an error when it was to start")
+
+
+def test_a_job_that_an_administrator_deletes_ends(site: Site) -> None:
+    provider = site.provider()
+    job = provider.submit(site.job())
+    wait_for(provider, job, JobState.RUNNING)
+    site.cluster.run("qdel", job)
+    status = wait_for(provider, job, JobState.CANCELLED, JobState.FAILED)
+    assert status.reason
+
+
+def test_a_lost_answer_to_a_submission_doubles_nothing(site: Site) -> None:
+    spec = site.job()
+    site.shims.before("qsub", '"$real" "$@" >/dev/null; sleep 600')
+    with pytest.raises(ProviderError):
+        site.provider(command_timeout=2.0).submit(spec)
+    provider = site.provider(channel=LocalChannel(site.home, site.environment))
+    job = provider.submit(spec)
+    assert provider.find(spec.tag) == {job: "weft-test"}
+    assert site.shims.calls("qsub") == 1
+
+
+def test_a_master_that_is_away_ends_nothing(site: Site) -> None:
+    provider = site.provider()
+    job = provider.submit(site.job())
+    wait_for(provider, job, JobState.RUNNING)
+    site.cluster.stop_master()
+    try:
+        status = wait_for(provider, job, JobState.UNKNOWN)
+        assert "unable to send message" in status.reason
+        with pytest.raises(ProviderError):
+            provider.submit(site.job())
+        with pytest.raises(ProviderError):
+            provider.cancel([job])
+    finally:
+        site.cluster.start_master()
+    wait_for(provider, job, JobState.RUNNING)
