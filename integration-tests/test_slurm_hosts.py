@@ -1,0 +1,93 @@
+"""Blocks on a Slurm whose nodes are hosts: a host loses its power, a cable is pulled out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers.host import Host, Network, network
+from servers.slurm import Slurm, slurm
+from weft_channel_local import LocalChannel
+from weft_interfaces import BlockShape, JobId, JobSpec, JobState, JobStatus, Provider
+from weft_provider_batch import SlurmProvider
+
+pytestmark = [pytest.mark.once, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    with network(tmp_path_factory.mktemp("network"), ["n1", "n2"]) as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def cluster(hosts: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    folder = tmp_path_factory.mktemp("slurm") / "s"
+    with slurm(
+        folder, network=hosts, slurmd_timeout=8, message_timeout=2, settings="TCPTimeout=1"
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def provider(cluster: Slurm, tmp_path: Path) -> SlurmProvider:
+    channel = LocalChannel(tmp_path, cluster.environment)
+    return SlurmProvider(channel=channel, poll_interval=1.0, scheduler_options="--no-requeue")
+
+
+def running(provider: Provider, hosts: Network) -> tuple[JobId, Host]:
+    """A job on one node, and the host that it runs on."""
+    shape = BlockShape(walltime=600)
+    spec = JobSpec(id="it-1", name="it", command=["sleep", "600"], shape=shape, directory="runs", tag="it")
+    job = provider.submit(spec)
+    status = wait_for(provider, job, JobState.RUNNING)
+    (host,) = (host for host in hosts.hosts if (host.name,) == status.hosts)
+    return job, host
+
+
+def wait_for(provider: Provider, job: JobId, *states: JobState, timeout: float = 60.0) -> JobStatus:
+    deadline = time.monotonic() + timeout
+    while (status := provider.status([job])[job]).state not in states:
+        assert not status.state.terminal, status
+        assert time.monotonic() < deadline, status
+        time.sleep(0.2)
+    return status
+
+
+def test_a_host_that_loses_its_power_is_a_node_failure(provider: SlurmProvider, hosts: Network) -> None:
+    job, host = running(provider, hosts)
+    begun = time.monotonic()
+    host.power_off()
+    status = wait_for(provider, job, JobState.FAILED)
+    assert status.reason.startswith("NODE_FAIL")
+    assert status.hosts == (host.name,)
+    assert time.monotonic() - begun < 40
+
+
+def test_a_cable_that_is_out_for_a_moment_ends_nothing(provider: SlurmProvider, hosts: Network) -> None:
+    job, host = running(provider, hosts)
+    host.cut()
+    deadline = time.monotonic() + 6
+    while time.monotonic() < deadline:
+        assert provider.status([job])[job].state is JobState.RUNNING
+        time.sleep(0.2)
+    host.mend()
+    deadline = time.monotonic() + 6
+    while time.monotonic() < deadline:
+        assert provider.status([job])[job].state is JobState.RUNNING
+        time.sleep(0.2)
+
+
+def test_a_cable_that_stays_out_is_a_node_failure(
+    provider: SlurmProvider, hosts: Network, cluster: Slurm
+) -> None:
+    job, host = running(provider, hosts)
+    begun = time.monotonic()
+    host.cut()
+    status = wait_for(provider, job, JobState.FAILED)
+    assert status.reason.startswith("NODE_FAIL")
+    assert time.monotonic() - begun < 45
+    host.mend()
+    cluster.wait_idle(60)
