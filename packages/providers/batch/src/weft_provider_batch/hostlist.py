@@ -12,6 +12,8 @@ _MOST = 100_000  # hosts: nothing that a batch system writes has more
 
 def expand_hosts(text: str) -> tuple[str, ...]:
     """Each host of the list, in its order. What is no list comes back as it is."""
+    if not re.fullmatch(r"(?:[^\[\]]|\[[^\[\]]*\])*", text):
+        return (text,)
     hosts: list[str] = []
     for part in re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", text):
         for host in _expand(part.strip()):
