@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from weft_interfaces import BaseProvider, JobId, JobSpec, JobState, JobStatus, ProviderError
+from weft_interfaces import BaseProvider, Channel, JobId, JobSpec, JobState, JobStatus, ProviderError
 
 from . import group
+from .far import FarMachine
 from .job import Child, Job, Stranger
 from .start import JobFiles, recorded_job
 
@@ -29,10 +30,15 @@ class LocalProvider(BaseProvider):
     ends, the others of its group are killed as soon as somebody asks. A job that has reached its walltime is
     ended when its status is asked for. Jobs outlive this process, unless they end by themselves.
 
-    All providers of a process share what they know. Methods may be called from any thread.
+    channel: the host whose process groups they are; None is this machine. There, a job's input is a file that
+    only its owner can read, removed when the job has ended, and the channel's surroundings are the job's.
+
+    All providers of a process share what they know of this machine. Methods may be called from any thread.
     """
 
-    poll_interval = 0.5
+    def __init__(self, channel: Channel | None = None) -> None:
+        self._far = None if channel is None else FarMachine(channel)
+        self.poll_interval = 0.5 if channel is None else 2.0
 
     def submit(self, spec: JobSpec) -> JobId:
         """Start it; one that was started for the same ``spec.id`` in the same directory is found again.
@@ -40,10 +46,12 @@ class LocalProvider(BaseProvider):
         Raises :class:`ConfigError`, naming the command or the directory, if it cannot work, and
         :class:`ProviderError` if it may work later; then nothing is left of it.
         """
-        return _MACHINE.submit(spec)
+        return _MACHINE.submit(spec) if self._far is None else self._far.submit(spec)
 
     def status(self, ids: Sequence[JobId]) -> Mapping[JobId, JobStatus]:
         """How these jobs are. How a job of another process ended is not known: it is then ``GONE``."""
+        if self._far is not None:
+            return self._far.status(ids)
         return {job_id: _MACHINE.status(job_id) for job_id in ids}
 
     def cancel(self, ids: Sequence[JobId]) -> None:
@@ -51,6 +59,9 @@ class LocalProvider(BaseProvider):
 
         Returning: they have ended, unless the kernel takes more than two further seconds for that.
         """
+        if self._far is not None:
+            self._far.cancel(ids)
+            return
         errors: list[Exception] = []
         asked: list[Job] = []
         for job_id in ids:
@@ -75,6 +86,8 @@ class LocalProvider(BaseProvider):
 
         Raises :class:`ProviderError` if that could not be found out.
         """
+        if self._far is not None:
+            return self._far.find(tag) if tag else {}
         try:
             return dict(_tagged(tag)) if tag else {}
         except OSError as error:

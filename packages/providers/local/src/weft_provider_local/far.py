@@ -1,0 +1,335 @@
+"""Jobs on the host of a channel: process groups there, looked after with a few lines of shell.
+
+::
+
+    submit: <id>.sh and <id>.in are put ── setsid: a group of its own ── <id>.job: its pid, its start
+    status: one command for all: does the leader run, what does <id>.exit say, the end of <id>.err
+    cancel: SIGTERM to the groups, two seconds later SIGKILL
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from weft_interfaces import (
+    Channel,
+    ChannelError,
+    CommandResult,
+    ConfigError,
+    JobId,
+    JobSpec,
+    JobState,
+    JobStatus,
+    ProviderError,
+)
+
+__all__ = ["FarMachine"]
+
+T = TypeVar("T")
+
+_TIMEOUT = 30.0  # seconds for one command there
+_TAIL = 8192  # bytes
+_GRACE = 2.0  # seconds that a job has to end by itself when its walltime is over
+_AT_ONCE = 50  # jobs in one command
+# What is wrong with the request, not with the moment.
+_WRONG = (FileNotFoundError, PermissionError, NotADirectoryError, FileExistsError)
+
+# The state of a process and the time it was started, of /proc/<pid>/stat; a job is known by both numbers.
+_ALIVE = """\
+alive() {
+  seen=$(sed 's/.*) //' "/proc/${1%%.*}/stat" 2>/dev/null | cut -d' ' -f1,20)
+  case $seen in [ZX]*) return 1;; ?" ${1#*.}") return 0;; *) return 1;; esac
+}
+"""
+_SCRIPT = """\
+#!/bin/sh
+# A block of Weft, on {host}: what it writes is in the files beside this one, how it ended in .exit.
+# Never twice: the first to begin the block has it.
+(set -C; echo "$$.$(sed 's/.*) //' "/proc/$$/stat" | cut -d' ' -f20)" >{base}.job) 2>/dev/null || exit 0
+trap : TERM
+{environment}
+{command}
+echo "$?" >{base}.exit.new && mv -f {base}.exit.new {base}.exit
+# What it left in its group ends with it.
+kill -KILL 0
+"""
+_PREPARE = """\
+command -v "$3" >/dev/null 2>&1 || printf 'weft-missing %s\\n' "$PATH"
+CDPATH= cd -- "$1" || exit 1
+printf 'weft-directory %s\\n' "$PWD"
+if [ -s "./$2.job" ]; then printf 'weft-job %s\\n' "$(cat "./$2.job")"; fi
+"""
+_START = """\
+setsid sh "$1.sh" <"$2" >"$1.out" 2>"$1.err" &
+pid=$!
+printf 'weft-job %s\\n' "$pid.$(sed 's/.*) //' "/proc/$pid/stat" | cut -d' ' -f20)"
+"""
+_STATUS = f"""\
+{_ALIVE}
+limit=$1; shift
+while [ $# -gt 1 ]; do
+  job=$1 base=$2 state=ended
+  shift 2
+  if alive "$job"; then state=runs; fi
+  length=$(wc -c <"$base.err" 2>/dev/null) || length=0
+  [ "$length" -le "$limit" ] || length=$limit
+  printf 'weft-status %s %d %s\\n' "$state" "$length" "$(cat "$base.exit" 2>/dev/null)"
+  if [ "$length" -gt 0 ]; then tail -c "$limit" "$base.err" | head -c "$length"; fi
+  printf '\\n'
+  if [ "$state" = ended ]; then rm -f "$base.in"; fi
+done
+"""
+_CANCEL = f"""\
+{_ALIVE}
+signal=$1 patience=$2; shift 2
+for job; do if alive "$job"; then kill -s "$signal" -- "-${{job%%.*}}"; fi; done
+while [ "$patience" -gt 0 ]; do
+  left=
+  for job; do if alive "$job"; then left=yes; fi; done
+  [ -n "$left" ] || exit 0
+  sleep 0.1
+  patience=$((patience - 1))
+done
+for job; do if alive "$job"; then kill -s KILL -- "-${{job%%.*}}"; fi; done
+exit 0
+"""
+_FIND = """\
+for file in $(grep -lzxF -e "WEFT_JOB_TAG=$1" /proc/[0-9]*/environ 2>/dev/null); do
+  pid=${file#/proc/}; pid=${pid%/environ}
+  set -- "$1" $(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null | cut -d' ' -f1,4,20)
+  case ${2-Z} in [ZX]) continue;; esac
+  [ "${3-}" = "$pid" ] && [ "$pid" != "$$" ] || continue
+  name=$(tr '\\0' '\\n' <"$file" | sed -n 's/^WEFT_JOB_NAME=//p')
+  printf 'weft-found %s.%s %s\\n' "$pid" "$4" "$name"
+done
+echo weft-end
+"""
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    base: str
+    started_at: float | None = None
+    ends_at: float | None = None
+    why: tuple[JobState, str] | None = None
+    kill_at: float | None = None
+    ended: JobStatus | None = None
+
+
+class FarMachine:
+    """The jobs on one channel's host. Needs ``/proc`` and ``setsid`` there: Linux.
+
+    One caller at a time.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._jobs: dict[JobId, _Job] = {}
+        self._by_spec: dict[str, JobId] = {}
+
+    # -- submitting -----------------------------------------------------------------------------------------
+
+    def submit(self, spec: JobSpec) -> JobId:
+        known = self._by_spec.get(spec.id)
+        if known is None:
+            known = self._by_spec[spec.id] = self._find_or_start(spec)
+        return known
+
+    def _find_or_start(self, spec: JobSpec) -> JobId:
+        if not spec.id or any(char in spec.id for char in "/\0\n"):
+            raise ConfigError(f"the id of job {spec.name!r} must be usable as a file name, not {spec.id!r}")
+        if not spec.command:
+            raise ConfigError(f"job {spec.name!r} has no command: there is nothing to run")
+        what = f"the directory {spec.directory!r} of job {spec.name!r} on {self._channel.host}"
+        self._translated(what, lambda: self._channel.makedirs(spec.directory))
+        done = self._sh(what, _PREPARE, spec.directory, spec.id, spec.command[0])
+        said = done.stdout.decode(errors="surrogateescape")
+        directory = re.search(r"^weft-directory (/.*)$", said, re.MULTILINE)
+        if done.exit_status > 1 or directory is None:
+            raise ConfigError(f"{what} cannot be used: {done.stderr.decode(errors='replace').strip()}")
+        base = f"{directory[1]}/{spec.id}"
+        earlier = re.search(r"^weft-job (\d+\.\d+)$", said, re.MULTILINE)
+        if earlier is not None:
+            self._jobs.setdefault(JobId(earlier[1]), _Job(base))
+            return JobId(earlier[1])
+        missing = re.search(r"^weft-missing (.*)$", said, re.MULTILINE)
+        if missing is not None:
+            raise ConfigError(
+                f"job {spec.name!r} cannot be started: {spec.command[0]!r} is not found on "
+                f"{self._channel.host}, where PATH is {missing[1]}"
+            )
+        return self._start(spec, base)
+
+    def _start(self, spec: JobSpec, base: str) -> JobId:
+        now = time.time()
+        ends_at = None if spec.shape.walltime is None else now + spec.shape.walltime
+        variables = {
+            **spec.environment,
+            "WEFT_JOB_TAG": spec.tag,
+            "WEFT_JOB_NAME": spec.name,
+            "WEFT_JOB_INPUT": f"{base}.in",
+            "WEFT_JOB_DIRECTORY": base.rpartition("/")[0],
+            "WEFT_JOB_ENDS_AT": "" if ends_at is None else repr(ends_at),
+        }
+        script = _SCRIPT.format(
+            host=self._channel.host,
+            environment="\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
+            command=shlex.join(spec.command),
+            base=shlex.quote(base),
+        )
+        what = f"job {spec.name!r} on {self._channel.host}"
+        self._put(what, f"{base}.in", spec.input)
+        self._put(what, f"{base}.sh", script.encode(errors="surrogateescape"))
+        done = self._sh(what, _START, base, f"{base}.in", environment=variables)
+        found = re.search(r"^weft-job (\d+\.\d+)$", done.stdout.decode(errors="replace"), re.MULTILINE)
+        if found is None:
+            self._sh(what, 'rm -f "$1.sh" "$1.in" "$1.out" "$1.err" "$1.job"', base)
+            raise ProviderError(f"{what} was not started: {done.stderr.decode(errors='replace').strip()}")
+        self._jobs[JobId(found[1])] = _Job(base, now, ends_at)
+        return JobId(found[1])
+
+    def _put(self, what: str, path: str, data: bytes) -> None:
+        with tempfile.TemporaryDirectory(prefix="weft-") as folder:
+            local = Path(folder, "file")
+            local.touch(0o600)
+            local.write_bytes(data)
+            self._translated(what, lambda: self._channel.put(local, path))
+
+    # -- asking ---------------------------------------------------------------------------------------------
+
+    def status(self, ids: Sequence[JobId]) -> Mapping[JobId, JobStatus]:
+        """How these jobs are; with one command, unless they are many."""
+        jobs = {job_id: self._jobs.setdefault(job_id, _Job("/dev/null/")) for job_id in ids}
+        due = [job_id for job_id, job in jobs.items() if job.ended is None and _is_job(job_id)]
+        answers: dict[JobId, JobStatus] = {}
+        for start in range(0, len(due), _AT_ONCE):
+            some = due[start : start + _AT_ONCE]
+            try:
+                answers.update(self._look(some))
+            except (ProviderError, ConfigError) as error:
+                unknown = JobStatus(state=JobState.UNKNOWN, reason=str(error))
+                answers.update(dict.fromkeys(some, unknown))
+        nobody = JobStatus(state=JobState.GONE, reason=f"no such job runs on {self._channel.host}")
+        return {job_id: job.ended or answers.get(job_id, nobody) for job_id, job in jobs.items()}
+
+    def _look(self, ids: Sequence[JobId]) -> Mapping[JobId, JobStatus]:
+        words = [word for job_id in ids for word in (job_id, self._jobs[job_id].base)]
+        done = self._sh("the processes", _STATUS, str(_TAIL), *words)
+        found = _read(done.stdout)
+        if len(found) != len(ids):
+            raise ProviderError(f"the answer of {self._channel.host} is cut short")
+        answers = {}
+        for job_id, (runs, code, tail) in zip(ids, found, strict=True):
+            job = self._jobs[job_id]
+            if runs:
+                answers[job_id] = self._running(job_id, job)
+            else:
+                answers[job_id] = job.ended = self._ended(job, code, tail)
+        return answers
+
+    def _running(self, job_id: JobId, job: _Job) -> JobStatus:
+        """It runs; when its walltime is over, it is ended."""
+        now, trouble = time.time(), ""
+        try:
+            if job.kill_at is not None and now >= job.kill_at:
+                self._sh("the processes", _CANCEL, "KILL", "0", job_id)
+            elif job.why is None and job.ends_at is not None and now >= job.ends_at:
+                job.why, job.kill_at = (JobState.TIMEOUT, "its walltime was over"), now + _GRACE
+                self._sh("the processes", _CANCEL, "TERM", "0", job_id)
+        except ProviderError as error:
+            trouble = str(error)
+        return self._status(job, JobState.RUNNING, trouble)
+
+    def _ended(self, job: _Job, code: int | None, tail: str) -> JobStatus:
+        if job.why is not None:
+            return self._status(job, *job.why, code, tail)
+        if code is None:
+            reason = f"it runs on {self._channel.host} no longer, and left no exit code: it was killed"
+            return self._status(job, JobState.GONE, reason, None, tail)
+        if code == 0:
+            return self._status(job, JobState.COMPLETED, "", 0, tail)
+        return self._status(job, JobState.FAILED, f"it ended with exit status {code}", code, tail)
+
+    def _status(
+        self, job: _Job, state: JobState, reason: str = "", code: int | None = None, tail: str = ""
+    ) -> JobStatus:
+        return JobStatus(
+            state=state,
+            reason=reason,
+            exit_code=code,
+            started_at=job.started_at,
+            ends_at=job.ends_at,
+            hosts=(self._channel.host,),
+            stderr_tail=tail,
+        )
+
+    def cancel(self, ids: Sequence[JobId]) -> None:
+        due = [job_id for job_id in ids if _is_job(job_id) and self._jobs.get(job_id, _Job("")).ended is None]
+        alive = [job_id for job_id, status in self.status(due).items() if not status.state.terminal]
+        if not alive:
+            return
+        for job_id in alive:
+            self._jobs[job_id].why = self._jobs[job_id].why or (JobState.CANCELLED, "it was cancelled")
+        try:
+            done = self._sh("the processes", _CANCEL, "TERM", str(int(_GRACE * 10)), *alive)
+        except ConfigError as error:
+            raise ProviderError(str(error)) from error
+        if done.exit_status:
+            raise ProviderError(
+                f"{len(alive)} jobs were not cancelled: {done.stderr.decode(errors='replace')}"
+            )
+
+    def find(self, tag: str) -> Mapping[JobId, str]:
+        done = self._sh("the processes", _FIND, tag)
+        lines = done.stdout.decode(errors="replace").splitlines()
+        if "weft-end" not in lines:
+            raise ProviderError(f"the processes of {self._channel.host} cannot be looked at")
+        found = (re.fullmatch(r"weft-found (\d+\.\d+) (.*)", line) for line in lines)
+        return {JobId(match[1]): match[2] for match in found if match}
+
+    # -- the channel ----------------------------------------------------------------------------------------
+
+    def _sh(
+        self, what: str, program: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> CommandResult:
+        command = ["sh", "-c", program, "sh", *arguments]
+        return self._translated(
+            what, lambda: self._channel.run(command, timeout=_TIMEOUT, environment=environment)
+        )
+
+    def _translated(self, what: str, act: Callable[[], T]) -> T:
+        try:
+            return act()
+        except TimeoutError as error:
+            raise ProviderError(f"{what}: no answer within {_TIMEOUT:g} s") from error
+        except ChannelError as error:
+            raise ProviderError(f"{what}: {error}") from error
+        except OSError as error:
+            wrong = isinstance(
+                error, (FileNotFoundError, PermissionError, NotADirectoryError, FileExistsError)
+            )
+            raise (ConfigError if wrong else ProviderError)(f"{what} cannot be used: {error}") from error
+
+
+def _is_job(job_id: JobId) -> bool:
+    return re.fullmatch(r"[1-9]\d*\.\d+", job_id) is not None and not job_id.startswith("1.")
+
+
+def _read(data: bytes) -> list[tuple[bool, int | None, str]]:
+    """Whether each runs, its exit code, and the end of its stderr, which may hold anything."""
+    found = []
+    pattern = re.compile(rb"weft-status (runs|ended) (\d+) (\d*)[^\n]*\n")
+    head = pattern.search(data)
+    while head is not None:
+        end = head.end() + int(head[2])
+        code = int(head[3]) if head[3] else None
+        found.append((head[1] == b"runs", code, data[head.end() : end].decode(errors="replace")))
+        head = pattern.match(data, end + 1)
+    return found

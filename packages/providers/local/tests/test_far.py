@@ -1,0 +1,102 @@
+"""Jobs on the host of a channel."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from weft_interfaces import BlockShape, ConfigError, JobId, JobSpec, JobState, JobStatus
+from weft_interfaces.testing import RootedChannel
+from weft_provider_local import LocalProvider
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture
+def channel(tmp_path: Path) -> Iterator[RootedChannel]:
+    channel = RootedChannel(tmp_path / "far")
+    yield channel
+    assert channel.strays() == []
+    channel.close()
+
+
+def make_spec(*command: str, **settings: Any) -> JobSpec:
+    walltime = settings.pop("walltime", None)
+    defaults = {"id": uuid.uuid4().hex, "name": "it", "directory": "runs", "tag": "tag"}
+    return JobSpec(command=command, shape=BlockShape(walltime=walltime), **{**defaults, **settings})
+
+
+def wait_for(provider: LocalProvider, job: JobId, *states: JobState) -> JobStatus:
+    deadline = time.monotonic() + 30
+    while (status := provider.status([job])[job]).state not in states:
+        assert not status.state.terminal, status
+        assert time.monotonic() < deadline, status
+        time.sleep(0.05)
+    return status
+
+
+def test_everything_arrives_as_it_is_and_what_it_wrote_is_there(channel: RootedChannel) -> None:
+    provider = LocalProvider(channel)
+    words = ["a b", "$HOME", "it's", '"q"', "new\nline", "", "\\"]
+    spec = make_spec(
+        "sh",
+        "-c",
+        'cat; printf "%s|" "$VALUE" "$@" >&2; exit 7',
+        "sh",
+        *words,
+        environment={"VALUE": "x'y\n"},
+        input=b"secret",
+    )
+    job = provider.submit(spec)
+    status = wait_for(provider, job, JobState.FAILED)
+    assert status.exit_code == 7
+    assert status.stderr_tail == "".join(f"{word}|" for word in ["x'y\n", *words])
+    runs = channel.here("runs")
+    assert (runs / f"{spec.id}.out").read_text() == "secret"
+    assert not (runs / f"{spec.id}.in").exists()
+    assert runs.stat().st_mode & 0o777 == 0o700
+
+
+def test_another_process_finds_what_was_submitted(channel: RootedChannel) -> None:
+    spec = make_spec("sleep", "600")
+    job = LocalProvider(channel).submit(spec)
+    other = LocalProvider(channel)
+    assert other.submit(spec) == job
+    assert other.find("tag") == {job: "it"}
+    other.cancel([job])
+    assert other.status([job])[job].state is JobState.CANCELLED
+    assert other.find("tag") == {}
+
+
+def test_the_walltime_ends_a_job_that_will_not(channel: RootedChannel) -> None:
+    provider = LocalProvider(channel)
+    script = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
+    job = provider.submit(make_spec("sh", "-c", script, walltime=0.5))
+    status = wait_for(provider, job, JobState.TIMEOUT)
+    assert status.reason == "its walltime was over"
+
+
+def test_one_that_is_killed_is_gone_and_its_children_with_it(channel: RootedChannel) -> None:
+    provider = LocalProvider(channel)
+    job = provider.submit(make_spec("sh", "-c", "sleep 600 & sleep 600"))
+    wait_for(provider, job, JobState.RUNNING)
+    channel.run(["kill", "-KILL", "--", f"-{job.partition('.')[0]}"])
+    status = wait_for(provider, job, JobState.GONE)
+    assert "it was killed" in status.reason
+
+
+def test_what_cannot_be_is_named(channel: RootedChannel) -> None:
+    provider = LocalProvider(channel)
+    with pytest.raises(ConfigError, match=f"'no-such-command' is not found on {channel.host}, where PATH is"):
+        provider.submit(make_spec("no-such-command"))
+    channel.here("file").write_text("")
+    with pytest.raises(ConfigError, match=f"'file/runs' of job 'it' on {channel.host}"):
+        provider.submit(make_spec("true", directory="file/runs"))
+    with pytest.raises(ConfigError, match="nothing to run"):
+        provider.submit(make_spec())
+    with pytest.raises(ConfigError, match="file name"):
+        provider.submit(make_spec("true", id="a/b"))
