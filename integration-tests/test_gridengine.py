@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -192,3 +194,42 @@ def test_a_master_that_is_away_ends_nothing(site: Site) -> None:
     finally:
         site.cluster.start_master()
     wait_for(provider, job, JobState.RUNNING)
+
+
+CONFIGURATION = """
+[[executors]]
+type = "htex"
+
+[executors.blocks]
+walltime = "00:10:00"
+init = 2
+max = 2
+
+[executors.blocks.provider]
+type = "gridengine"
+queue = "all.q"
+"""
+
+
+def test_the_census_runs_by_configuration(root: Path, site: Site, tmp_path: Path) -> None:
+    (tmp_path / "gridengine.toml").write_text(CONFIGURATION)
+    results = {}
+    for config in (root / "examples/processes.toml", tmp_path / "gridengine.toml"):
+        weft = [sys.executable, "-m", "weft", "run", "--config", str(config)]
+        command = [
+            *weft,
+            str(root / "examples/census/census.py"),
+            "--",
+            "--output",
+            config.stem,
+            "json",
+            "email",
+        ]
+        environment = {**os.environ, **site.environment}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        results[config.stem] = (tmp_path / config.stem / "census.csv").read_text()
+    assert results["gridengine"] == results["processes"]
+    assert site.shims.calls("qsub") == 2

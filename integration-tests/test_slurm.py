@@ -522,3 +522,34 @@ def test_the_census_runs_by_configuration_on_two_blocks_of_two_nodes(
     assert results["slurm"] == results["processes"]
     jobs = site.cluster.run("squeue", "--noheader", "--states=all", "--format=%D %j").splitlines()
     assert sorted(job for job in jobs if "weft-htex" in job) == ["2 weft-htex-1", "2 weft-htex-2"]
+
+
+def test_a_refused_partition_ends_the_run_with_slurms_words(site: Site, root: Path, tmp_path: Path) -> None:
+    config = (root / "examples/slurm.toml").read_text().replace('"debug"', '"nope"')
+    (tmp_path / "site.toml").write_text(config)
+    (tmp_path / "script.py").write_text(REFUSED)
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "weft", "run", "--quiet", "--config", "site.toml", "script.py"],
+        cwd=tmp_path,
+        env={**os.environ, **site.environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "invalid partition specified: nope" in done.stderr
+    assert "look at `partition`" in done.stderr
+    assert site.shims.calls("sbatch") <= 2  # one for each block, at most
+    assert time.monotonic() - begun < 30
+
+
+REFUSED = """
+import weft
+
+@weft.task
+def double(x):
+    return 2 * x
+
+print(double(3).result())
+"""
