@@ -450,6 +450,14 @@ def test_a_full_disk_is_named_and_may_pass(site: Site) -> None:
         subprocess.run(["umount", str(folder)], check=True, timeout=20)
 
 
+def test_a_job_submitted_inside_of_a_job_is_one_of_its_own(site: Site) -> None:
+    inherited = {"SLURM_JOB_ID": "1", "SLURM_MEM_PER_CPU": "50", "SLURM_NTASKS": "3", "SLURM_NNODES": "1"}
+    channel = LocalChannel(site.home, {**site.environment, **inherited})
+    provider = site.provider(channel=channel, memory_per_node="200 MB")
+    job = provider.submit(site.job("srun", "--ntasks=2", "hostname", nodes=2))
+    wait_for(provider, job, JobState.COMPLETED)
+
+
 # -- what else is printed -----------------------------------------------------------------------------------
 
 

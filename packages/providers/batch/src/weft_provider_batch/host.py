@@ -27,6 +27,15 @@ command -v "$1" >/dev/null 2>&1 || { printf 'weft-path %s\\n' "$PATH"; exit 127;
 exec "$@"
 """
 
+# Inside a job: its variables, but for where the configuration is, would be taken for the new job's.
+_FORGET = """\
+if [ -n "${{{job_id}-}}" ]; then
+  for name in $(env | sed -n 's/^\\({prefix}[A-Z0-9_]*\\)=.*/\\1/p'); do
+    case $name in *_CONF) ;; *) unset "$name" ;; esac
+  done
+fi
+"""
+
 _PREPARE = """\
 CDPATH='' cd -- "$1" || exit 1
 printf 'weft-directory %s\\n' "$PWD"
@@ -113,14 +122,23 @@ class Host:
         return self.channel.host
 
     def ask(
-        self, argv: Sequence[str], *, input: bytes = b"", environment: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        forget: tuple[str, str] | None = None,
     ) -> Answer:
-        """Run a command of the batch system. Its exit status is the caller's business."""
-        command = ["sh", "-c", _ASK, "sh", *argv]
+        """Run a command of the batch system. Its exit status is the caller's business.
+
+        forget: a variable that is set inside of jobs, and what the names of theirs begin with: the command
+        does not see them.
+        """
+        before = _FORGET.format(job_id=forget[0], prefix=forget[1]) if forget else ""
+        command = ["sh", "-c", before + _ASK, "sh", *argv]
         begun = time.time()
         result = self._translated(
             f"`{argv[0]}` on {self.name}",
-            lambda: self.channel.run(command, input=input, timeout=self.timeout, environment=environment),
+            lambda: self.channel.run(command, timeout=self.timeout, environment=environment),
         )
         ended = time.time()
         stdout = result.stdout.decode(errors="replace")

@@ -82,6 +82,10 @@ class BatchProvider(BaseProvider):
     """What begins a line with an option in its scripts, such as ``#SBATCH``; empty if they have none."""
     job_id_variable: ClassVar[str]
     """The variable in which a job finds its own id, as :meth:`parse_submit` gives it."""
+    job_variables: ClassVar[str] = ""
+    """What the names of a job's variables begin with: a job that is submitted inside of another must not
+    inherit them. Empty if it does not.
+    """
     redirects: ClassVar[bool] = False
     """Whether the script itself sends its output to the files, for :meth:`directives` cannot say it."""
     refusals: ClassVar[Sequence[Refusal]] = ()
@@ -262,7 +266,8 @@ class BatchProvider(BaseProvider):
         for path, text in texts.items():
             self._host.write(path, text.encode(errors="surrogateescape"))
         try:
-            answer = self._host.ask(self.submit_command(spec, files))
+            forget = (self.job_id_variable, self.job_variables) if self.job_variables else None
+            answer = self._host.ask(self.submit_command(spec, files), forget=forget)
         except ConfigError:
             self._host.remove(files.input, *texts)
             raise

@@ -102,6 +102,7 @@ class SlurmProvider(BatchProvider):
     system = "Slurm"
     directive = "#SBATCH"
     job_id_variable = "SLURM_JOB_ID"
+    job_variables = "SLURM_"
     # Times as seconds since the epoch, whatever the time zone there.
     query_environment: ClassVar[Mapping[str, str]] = {"SLURM_TIME_FORMAT": "%s"}
     transient = (
