@@ -18,7 +18,8 @@ from weft_interfaces import Channel, ConfigError, JobId, JobSpec, JobState, pars
 
 from .host import Answer
 from .job import JobFiles, ListedJob
-from .provider import BatchProvider, Refusal
+from .provider import BatchProvider
+from .scheduler import Refusal
 
 __all__ = ["GridEngineProvider"]
 

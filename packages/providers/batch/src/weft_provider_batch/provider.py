@@ -1,7 +1,6 @@
 """The base of all providers for batch systems.
 
-A batch system is a subclass with a few small methods: what goes into a job's script, the commands that
-submit, list, look up and cancel, and what their answers mean. All else is here::
+What a batch system itself must say is in :class:`Scheduler`; all else is here::
 
     submit: script and input are written ── submit_command ── parse_submit ──> id
                │ the script is there already: was it accepted before?
@@ -15,12 +14,10 @@ submit, list, look up and cancel, and what their answers mean. All else is here:
 from __future__ import annotations
 
 import re
-import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import ClassVar, NamedTuple
 
 from weft_interfaces import (
     BaseProvider,
@@ -39,6 +36,7 @@ from .host import Answer, Ending, Host
 from .job import JobFiles, ListedJob, check_spec
 from .local import local_channel
 from .queue import Queue, Watched, queue_of
+from .scheduler import Refusal, Scheduler
 from .script import render
 
 __all__ = ["BatchProvider", "Refusal"]
@@ -50,18 +48,7 @@ _PATIENT = 12  # the same while its accounting does not answer
 _AT_ONCE = 500  # jobs named in one command
 
 
-class Refusal(NamedTuple):
-    """What a batch system says about a request that is wrong, and the option that it is about.
-
-    pattern: a regular expression for its words, whatever their case. option: as users know it, such as
-    ``partition``.
-    """
-
-    pattern: str
-    option: str
-
-
-class BatchProvider(BaseProvider):
+class BatchProvider(Scheduler, BaseProvider):
     """Asks a batch system for blocks, over a channel to where its commands are.
 
     channel: where that is; None is this machine. worker_init: shell commands that run on a block's first node
@@ -73,83 +60,6 @@ class BatchProvider(BaseProvider):
     All providers of a process that use equal channels and the same batch system share one query. Methods may
     be called from any thread; none waits longer than its commands, each within ``command_timeout``.
     """
-
-    # -- what a batch system must say -----------------------------------------------------------------------
-
-    system: ClassVar[str]
-    """Its name, for messages."""
-    directive: ClassVar[str]
-    """What begins a line with an option in its scripts, such as ``#SBATCH``; empty if they have none."""
-    job_id_variable: ClassVar[str]
-    """The variable in which a job finds its own id, as :meth:`parse_submit` gives it."""
-    job_variables: ClassVar[str] = ""
-    """What the names of a job's variables begin with: a job that is submitted inside of another must not
-    inherit them. Empty if it does not.
-    """
-    redirects: ClassVar[bool] = False
-    """Whether the script itself sends its output to the files, for :meth:`directives` cannot say it."""
-    refusals: ClassVar[Sequence[Refusal]] = ()
-    """Requests that are wrong; the first that matches counts."""
-    transient: ClassVar[str] = r"(?!)"
-    """A regular expression for refusals that may not last; it counts before :attr:`refusals`."""
-
-    def directives(self, spec: JobSpec, files: JobFiles) -> Sequence[Sequence[str]]:
-        """The options of a job, each as arguments: resources, name, label, output files. Raises
-        :class:`ConfigError` for a shape that cannot be asked for.
-        """
-        raise NotImplementedError
-
-    def submit_command(self, spec: JobSpec, files: JobFiles) -> Sequence[str]:
-        """What submits the script ``files.script``."""
-        raise NotImplementedError
-
-    def parse_submit(self, output: str) -> JobId | None:
-        """The job's id in the answer, among whatever else was printed; None if there is none."""
-        raise NotImplementedError
-
-    def queue_command(self, ids: Sequence[JobId]) -> Sequence[str]:
-        """What lists jobs: all of this user's, or, where that cannot be, these and those with a label of
-        ours.
-
-        No ids: all of this user's.
-        """
-        raise NotImplementedError
-
-    def parse_queue(self, answer: Answer) -> Sequence[ListedJob]:
-        """The jobs in the answer. Raises :class:`ValueError` if it is not a whole answer.
-
-        Times are those that the batch system gives; jobs may be in it that have ended.
-        """
-        raise NotImplementedError
-
-    def accounting_command(self, ids: Sequence[JobId]) -> Sequence[str] | None:
-        """What looks up jobs that are in the queue no longer; None if there is nothing that does."""
-        return None
-
-    def parse_accounting(self, answer: Answer) -> Sequence[ListedJob] | None:
-        """The jobs in that answer; None if it says that there is no accounting. Raises :class:`ValueError` if
-        it is not a whole answer.
-        """
-        return None
-
-    def cancel_command(self, ids: Sequence[JobId]) -> Sequence[str]:
-        """What cancels jobs."""
-        raise NotImplementedError
-
-    def cancelled(self, answer: Answer) -> bool:
-        """Whether that worked: all jobs were asked to end, had ended, or are not known."""
-        return answer.exit_status == 0
-
-    def extra_files(self, spec: JobSpec, files: JobFiles) -> Mapping[str, str]:
-        """Other files that its submission needs: text by path."""
-        return {}
-
-    query_environment: ClassVar[Mapping[str, str]] = {}
-    """Variables for the commands that list and look up."""
-
-    def quote(self, argument: str) -> str:
-        """An argument as one word of a line with an option. Raises :class:`ConfigError` if it cannot be."""
-        return shlex.quote(argument)
 
     # -- what users say -------------------------------------------------------------------------------------
 

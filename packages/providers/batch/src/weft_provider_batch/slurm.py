@@ -16,7 +16,8 @@ from weft_interfaces import Channel, ConfigError, JobId, JobSpec, JobState, pars
 from .host import Answer
 from .hostlist import expand_hosts
 from .job import JobFiles, ListedJob, label, read_label
-from .provider import BatchProvider, Refusal
+from .provider import BatchProvider
+from .scheduler import Refusal
 
 __all__ = ["SlurmProvider"]
 
