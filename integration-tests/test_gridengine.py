@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from servers.gridengine import GridEngine, grid_engine
+from servers.host import network
 from servers.shims import Shims
 from weft_channel_local import LocalChannel
 from weft_interfaces import (
@@ -48,7 +50,7 @@ class Site:
         self.home = folder / "home of o'neil"
         self.home.mkdir()
         self.shims = Shims(folder / "bin", COMMANDS)
-        path = os.pathsep.join([str(self.shims.folder), os.environ["PATH"]])
+        path = os.pathsep.join([str(self.shims.folder), cluster.environment["PATH"]])
         self.environment = {**cluster.environment, "PATH": path}
         self.channel = LocalChannel(self.home, self.environment)
         self._numbers = itertools.count(1)
@@ -233,3 +235,24 @@ def test_the_census_runs_by_configuration(root: Path, site: Site, tmp_path: Path
         results[config.stem] = (tmp_path / config.stem / "census.csv").read_text()
     assert results["gridengine"] == results["processes"]
     assert site.shims.calls("qsub") == 2
+
+
+def test_a_parallel_environment_gives_several_hosts(tmp_path: Path) -> None:
+    with network(tmp_path / "network", ["n1", "n2", "n3"]) as hosts:  # noqa: SIM117
+        with grid_engine(tmp_path / "s", network=hosts) as cluster:
+            channel = LocalChannel(tmp_path, cluster.environment)
+            provider = GridEngineProvider(
+                channel=channel, poll_interval=1.0, parallel_environment="one", scheduler_options="-q all.q"
+            )
+            shape = BlockShape(nodes=3, walltime=600)
+            command = ["sh", "-c", 'cut -d" " -f1 "$PE_HOSTFILE" >&2; read word; exit 5']
+            spec = JobSpec(id="it", name="it", command=command, shape=shape, directory="runs", input=b"x")
+            job = provider.submit(spec)
+            status = wait_for(provider, job, JobState.FAILED)
+            assert status.exit_code == 5
+            assert sorted(status.stderr_tail.split()) == ["n1", "n2", "n3"]
+            job = provider.submit(dataclasses.replace(spec, id="other", command=["sleep", "600"]))
+            status = wait_for(provider, job, JobState.RUNNING)
+            assert sorted(status.hosts) == ["n1", "n2", "n3"]
+            provider.cancel([job])
+            wait_for(provider, job, JobState.CANCELLED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import os
 import shlex
 import socket
 import subprocess
@@ -108,8 +109,10 @@ class GridEngine:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The variables that its commands need."""
-        return {name: self.servers.environment[name] for name in _VARIABLES}
+        """The variables that its commands need; with ``PATH``, in which they know the hosts' names."""
+        variables = {name: self.servers.environment[name] for name in _VARIABLES}
+        path = [str(self.folder / "cli")] if self._names else []
+        return {**variables, "PATH": os.pathsep.join([*path, os.environ.get("PATH", os.defpath)])}
 
     def see(self, argv: Sequence[str]) -> list[str]:
         """What runs a command that knows the cluster's host names."""
@@ -134,6 +137,15 @@ class GridEngine:
             raise ServerError(f"{shlex.join(argv)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
+    def write_commands(self) -> None:
+        """Commands for users who do not know the hosts' names otherwise."""
+        folder = self.folder / "cli"
+        folder.mkdir()
+        for name in _COMMANDS:
+            path = folder / name
+            path.write_text(f'#!/bin/sh\nexec {shlex.join(self.see([name]))} "$@"\n')
+            path.chmod(0o755)
+
     def add(self, option: str, name: str, text: str) -> None:
         """``qconf`` with a file."""
         path = self.folder / f"{name}.conf"
@@ -155,6 +167,7 @@ class GridEngine:
         wait_until("no job is left", lambda: not self.run("qstat", "-u", "*").strip(), 30)
 
 
+_COMMANDS = ["qacct", "qalter", "qconf", "qdel", "qhold", "qhost", "qmod", "qrls", "qrsh", "qstat", "qsub"]
 _VARIABLES = ("SGE_ROOT", "SGE_CELL", "SGE_QMASTER_PORT", "SGE_EXECD_PORT", "SGE_CLUSTER_NAME")
 
 
@@ -195,6 +208,8 @@ def grid_engine(folder: Path, *, slots: int = 4, network: Network | None = None)
             daemon = [program("sge_execd")]
             argv = network.hosts[number].enter(daemon) if network else daemon
             servers.start(f"sge_execd-{name}", argv)
+        if network:
+            cluster.write_commands()
         wait_until("all hosts report", lambda: _reporting(cluster) == len(hosts), 40)
         stack.callback(_delete_all, cluster)
         yield cluster

@@ -82,6 +82,7 @@ class BatchProvider(Scheduler, BaseProvider):
         self._worker_init = _text("worker_init", worker_init)
         self._options = _option_lines(_text("scheduler_options", scheduler_options), self.directive)
         self._channel = channel
+        self._unanswered: set[str] = set()
         self._timeout = parse_seconds(command_timeout, "command_timeout")
 
     @cached_property
@@ -110,6 +111,7 @@ class BatchProvider(Scheduler, BaseProvider):
             job_id = self._earlier(spec, place.record) if place.submitted else None
             if job_id is None:
                 job_id = self._submit(spec, files)
+            self._unanswered.discard(spec.id)
             with self._queue.lock:
                 self._queue.by_spec[spec.id] = job_id
                 self._queue.uncertain.pop(spec.id, None)
@@ -149,6 +151,21 @@ class BatchProvider(Scheduler, BaseProvider):
             if job.tag == tag and not job.state.terminal
         }
 
+    def close(self) -> None:
+        """Jobs are left alone, but for those that nobody knows of: submissions that got no answer are looked
+        up, and cancelled. Raises :class:`ProviderError` if that cannot be done.
+        """
+        lost, self._unanswered = self._unanswered, set()
+        if not lost:
+            return
+        try:
+            listing = self._fresh_listing().values()
+            self.cancel([job.id for job in listing if job.spec_id in lost and not job.state.terminal])
+        except (ProviderError, ConfigError) as error:
+            raise ProviderError(
+                f"{len(lost)} submissions to {self.system} got no answer, and may have become jobs: {error}"
+            ) from error
+
     # -- submitting -----------------------------------------------------------------------------------------
 
     def _earlier(self, spec: JobSpec, record: str) -> JobId | None:
@@ -182,7 +199,7 @@ class BatchProvider(Scheduler, BaseProvider):
             self._host.remove(files.input, *texts)
             raise
         except ProviderError:
-            self._queue.uncertain[spec.id] = time.monotonic()
+            self._lose(spec)
             raise
         job_id = self.parse_submit(answer.stdout) if answer.exit_status == 0 else None
         if job_id is not None:
@@ -191,8 +208,13 @@ class BatchProvider(Scheduler, BaseProvider):
         if isinstance(refusal, ConfigError):
             self._host.remove(files.input, *texts)
         else:
-            self._queue.uncertain[spec.id] = time.monotonic()
+            self._lose(spec)
         raise refusal
+
+    def _lose(self, spec: JobSpec) -> None:
+        """Whether it was accepted is not known."""
+        self._queue.uncertain[spec.id] = time.monotonic()
+        self._unanswered.add(spec.id)
 
     def _refusal(self, spec: JobSpec, answer: Answer) -> ConfigError | ProviderError:
         said = f"{answer.stderr}\n{answer.stdout}"
