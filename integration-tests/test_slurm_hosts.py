@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,3 +94,63 @@ def test_a_cable_that_stays_out_is_a_node_failure(
     assert time.monotonic() - begun < 45
     host.mend()
     cluster.wait_idle(60)
+
+
+CONFIGURATION = """
+retries = 0
+
+[[executors]]
+type = "htex"
+workers_per_node = 1
+address = "{head}"
+
+[executors.blocks]
+init = 2
+max = 2
+walltime = "00:20:00"
+
+[executors.blocks.provider]
+type = "slurm"
+poll_interval = 1
+scheduler_options = "--no-requeue"
+"""
+
+SCRIPT = """
+import pathlib, socket, time
+import weft
+
+@weft.task
+def work(number):
+    pathlib.Path(f"begun-{number}-{socket.gethostname()}").touch()
+    time.sleep(1.5)
+    return number
+
+if __name__ == "__main__":
+    print(sum(weft.gather([work(number) for number in range(16)]).result()))
+"""
+
+
+def test_a_run_goes_on_when_a_host_loses_its_power(cluster: Slurm, hosts: Network, tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text(CONFIGURATION.format(head=hosts.head))
+    (tmp_path / "script.py").write_text(SCRIPT)
+    with subprocess.Popen(
+        [sys.executable, "-m", "weft", "run", "--config", "site.toml", "script.py"],
+        cwd=tmp_path,
+        env={**os.environ, **cluster.environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            victim = hosts.hosts[0]
+            cluster.wait_for("both hosts work", lambda: working(tmp_path) == {"n1", "n2"})
+            victim.power_off()
+            stdout, stderr = process.communicate(timeout=100)
+        finally:
+            process.kill()
+    assert (process.returncode, stdout) == (0, f"{sum(range(16))}\n"), stderr
+    cluster.wait_for("no job is left", lambda: not cluster.jobs())
+
+
+def working(folder: Path) -> set[str]:
+    return {path.name.rpartition("-")[2] for path in folder.glob("begun-*")}
