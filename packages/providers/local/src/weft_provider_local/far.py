@@ -68,8 +68,10 @@ if [ -s "./$2.job" ]; then printf 'weft-job %s\\n' "$(cat "./$2.job")"; fi
 """
 _START = """\
 setsid sh "$1.sh" <"$2" >"$1.out" 2>"$1.err" &
-pid=$!
-printf 'weft-job %s\\n' "$pid.$(sed 's/.*) //' "/proc/$pid/stat" | cut -d' ' -f20)"
+tries=0
+# Until it is in a group of its own, and has said so.
+while [ ! -s "$1.job" ] && [ "$tries" -lt 200 ]; do sleep 0.02; tries=$((tries + 1)); done
+if [ -s "$1.job" ]; then printf 'weft-job %s\\n' "$(cat "$1.job")"; fi
 """
 _STATUS = f"""\
 {_ALIVE}
