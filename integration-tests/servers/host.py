@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .process import ServerError, program, wait_until
+from .process import ServerError, program, until_we_die, wait_until
 
 __all__ = ["Host", "Network", "network"]
 
@@ -99,21 +99,12 @@ def network(folder: Path, names: Sequence[str]) -> Iterator[Network]:
 
 def _boot(folder: Path, name: str) -> tuple[subprocess.Popen[bytes], int]:
     ready = folder / f"{name}.ready"
-    spaces = [
-        "--net",
-        "--uts",
-        "--mount",
-        "--pid",
-        "--ipc",
-        "--fork",
-        "--mount-proc",
-        "--propagation",
-        "private",
-    ]
+    spaces = ["--net", "--uts", "--mount", "--pid", "--ipc", "--fork", "--mount-proc"]
+    unshare = [program("unshare"), "--kill-child", *spaces, "--propagation", "private"]
     files = [str(folder / "hosts"), str(folder / "resolv.conf"), str(ready)]
     with open(folder / f"{name}.log", "ab") as log:
         holder = subprocess.Popen(
-            [program("unshare"), *spaces, "bash", "-c", _INIT, f"init-{name}", name, *files],
+            [*until_we_die("KILL"), *unshare, "bash", "-c", _INIT, f"init-{name}", name, *files],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["ServerError", "Servers", "free_ports", "program", "wait_until"]
+__all__ = ["ServerError", "Servers", "free_ports", "program", "until_we_die", "wait_until"]
 
 PACKAGES = Path(__file__).with_name("packages.txt")
 
@@ -43,6 +43,11 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+def until_we_die(name: str = "TERM") -> list[str]:
+    """What gives a command this signal when the thread that started it ends: should the tests be killed."""
+    return [program("setpriv"), "--pdeathsig", name]
+
+
 def wait_until(what: str, condition: Callable[[], object], timeout: float = 30.0) -> None:
     """Ask until it is so."""
     deadline = time.monotonic() + timeout
@@ -69,7 +74,7 @@ class Servers:
         """Start a daemon; its output goes to ``<name>.log``."""
         with open(self.folder / f"{name}.log", "ab") as log:
             self._running[name] = subprocess.Popen(
-                [program(argv[0]), *argv[1:]],
+                [*until_we_die(), program(argv[0]), *argv[1:]],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
