@@ -178,8 +178,8 @@ def options_of(argv: Sequence[str], kind: str) -> str:
 def test_mpi_programs_get_the_options_that_each_understands(make: Any) -> None:
     argv = make(ranks_per_node=2).wrap(["cmd"], THREE)
     assert argv[:2] == ["/bin/sh", "-c"]
-    assert options_of(argv, "openmpi") == "-n 6 --map-by ppr:2:node --bind-to none"
+    assert options_of(argv, "openmpi") == "-n 6 --map-by ppr:2:node:OVERSUBSCRIBE --bind-to none"
     assert options_of(argv, "mpich") == "-n 6 -ppn 2 -disable-auto-cleanup"
     assert options_of(argv, "intel") == "-n 6 -ppn 2"
     argv = make(["--bind-to", "core"]).wrap(["cmd"], THREE)
-    assert options_of(argv, "openmpi") == "-n 3 --map-by ppr:1:node --bind-to core"
+    assert options_of(argv, "openmpi") == "-n 3 --map-by ppr:1:node:OVERSUBSCRIBE --bind-to core"

@@ -40,6 +40,8 @@ fi
 _START = """
 {environment}
 weft_hostfile={hostfile}
+# In a job of Slurm they start their own daemons by srun: these are to leave room for the steps of tasks.
+export SLURM_OVERLAP=1
 case $weft_flavor in
     openmpi)
         set -- {openmpi}
@@ -60,7 +62,7 @@ exec {program} "$@" /bin/sh -c {decode} weft "$weft_before$weft_set$weft_after"
 
 _RANK = '"${OMPI_COMM_WORLD_RANK-${PMIX_RANK-${PMI_RANK-}}}"'
 # So that the command can call mpirun itself, which refuses where it finds itself in its own processes.
-_SCRUB = "OMPI_|PMIX_|PMI_|PMI2_|PRTE_|HYDRA_|HYDI_|MPIR_|MPI_LOCALRANKID|MPI_LOCALNRANKS"
+_SCRUB = "SLURM_OVERLAP|OMPI_|PMIX_|PMI_|PMI2_|PRTE_|HYDRA_|HYDI_|MPIR_|MPI_LOCALRANKID|MPI_LOCALNRANKS"
 # The batch system's list, where launch programs that were not built for it would not find it.
 _HOSTFILE = "${PBS_NODEFILE:-}"
 
@@ -97,7 +99,11 @@ class _MpiLauncher:
             scrub="" if self.mpi_program else _SCRUB,
         )
         number, each = str(shape.nodes * self.ranks_per_node), str(self.ranks_per_node)
-        openmpi: list[Flag] = [("-n", number), ("--map-by", f"ppr:{each}:node"), ("--bind-to", "none")]
+        openmpi: list[Flag] = [
+            ("-n", number),
+            ("--map-by", f"ppr:{each}:node:OVERSUBSCRIBE"),
+            ("--bind-to", "none"),
+        ]
         mpich: list[Flag] = [("-n", number), ("-ppn", each)]
         overrides = tuple(self.overrides)
         script = _FLAVOR + _START

@@ -30,10 +30,12 @@ if [ -n "${WEFT_JOB_INPUT-}" ]; then
         exit 2
     fi
     exec <"$WEFT_JOB_INPUT"
+elif [ "${weft_rank:-0}" != 0 ]; then
+    exec </dev/null
 fi
 """
 
-_LIMITED = """\
+_SCRUB = """\
 unset $(awk 'BEGIN { for (name in ENVIRON) if (name ~ /^(%s)[A-Za-z0-9_]*$/) print name }' </dev/null)
 """
 
@@ -104,7 +106,7 @@ def node_script(
     for the beginnings of variables that the launch program's own are to be forgotten. lifeline: standard
     input stays open as long as the head lives, and the command must not outlive it.
     """
-    before = _LIMITED % scrub if scrub else ""
+    before = _SCRUB % scrub if scrub else ""
     if rank:
         before = f"{_RANK % (rank, ranks_per_node)}{before}"
     lines = ['[ -d "${TMPDIR:-/}" ] || unset TMPDIR\n']
