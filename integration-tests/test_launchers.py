@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import weft
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from servers.process import program, wait_until
 from servers.slurm import Slurm, slurm
 from servers.sshd import Sshd, sshd
+from weft_channel_local import LocalChannel
 from weft_interfaces import BlockShape, Launcher
 from weft_interfaces.testing import LauncherSuite
 from weft_interfaces.testing.launcher import AWKWARD_WORDS
@@ -35,6 +37,7 @@ from weft_launchers import (
     SshLauncher,
     WrappedLauncher,
 )
+from weft_provider_batch import SlurmProvider
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(180)]
 
@@ -398,6 +401,41 @@ def test_a_command_that_is_an_mpi_program_finds_its_peers(
     site = SITES[f"mpirun-{kind}"](request, tmp_path).changed(mpi_program=True)
     ended = site.run("sh", "-c", f'echo "${variable}"')
     assert ended.stdout.split() == ["3"] * 3, ended.stderr
+
+
+# -- pilots -------------------------------------------------------------------------------------------------
+
+
+def where() -> str:
+    """A task that tells the number of its node, once all nodes are there to share the work."""
+    import os
+    import time
+
+    time.sleep(0.05)
+    return os.environ["WEFT_NODE_RANK"]
+
+
+# Not with Open MPI: on nodes that are one host its daemons end each other now and then.
+@pytest.mark.parametrize("kind", ["srun", "srun-mpi", "mpirun-mpich", "ssh", "parallel"])
+def test_a_pilots_managers_come_up_on_all_nodes_of_a_block(
+    kind: str, cluster: Slurm, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    site = SITES[kind](request, tmp_path)
+    home = tmp_path / "home of o'neil"
+    home.mkdir()
+    channel = LocalChannel(home, {**site.environment, **cluster.environment, "HOME": str(home)})
+    provider = SlurmProvider(channel=channel, poll_interval=1.0)
+    blocks = weft.Blocks(provider=provider, launcher=site.launcher, nodes=NODES, cpus=2, walltime=300)
+    executor = weft.HighThroughputExecutor("pilot", workers_per_node=1, blocks=blocks)
+    try:
+        with weft.run(weft.Config(executors=[executor], run_dir=tmp_path / "runs")):
+            wait_until(
+                "all managers have registered", lambda: len(executor.status()["managers"]) == NODES, 60
+            )
+            found = weft.gather([weft.task(where)() for _ in range(30)]).result(timeout=60)
+    finally:
+        cluster.clear()
+    assert set(found) == {"0", "1", "2"}
 
 
 # -- the contract -------------------------------------------------------------------------------------------
