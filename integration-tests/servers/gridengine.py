@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .host import Network
-from .process import ServerError, Servers, free_ports, program, wait_until
+from .process import ServerError, Servers, free_ports, program, unavailable, wait_until
 
 __all__ = ["GridEngine", "grid_engine"]
 
@@ -174,6 +174,8 @@ _VARIABLES = ("SGE_ROOT", "SGE_CELL", "SGE_QMASTER_PORT", "SGE_EXECD_PORT", "SGE
 @contextlib.contextmanager
 def grid_engine(folder: Path, *, slots: int = 4, network: Network | None = None) -> Iterator[GridEngine]:
     """Start a cluster, and end it with all its jobs. Needs root."""
+    if os.geteuid() != 0:
+        unavailable("Grid Engine's daemons need root")
     common = folder / "default/common"
     for path in (common, folder / "spool/execd", folder / "spool/qmaster/job_scripts"):
         path.mkdir(parents=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .process import ServerError, program, until_we_die, wait_until
+from .process import ServerError, program, unavailable, until_we_die, wait_until
 
 __all__ = ["Host", "Network", "network"]
 
@@ -65,7 +65,7 @@ class Network:
 def network(folder: Path, names: Sequence[str]) -> Iterator[Network]:
     """Start hosts, and end them."""
     if os.geteuid() != 0:
-        raise ServerError("hosts with a network of their own need root")
+        unavailable("hosts with a network of their own need root")
     key = secrets.token_hex(3)
     bridge, subnet = f"wb{key}", f"10.{random.randint(64, 127)}.{random.randint(0, 255)}"
     hosts: list[Host] = []

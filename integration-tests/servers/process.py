@@ -11,26 +11,35 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-__all__ = ["ServerError", "Servers", "free_ports", "program", "until_we_die", "wait_until"]
+import pytest
+
+__all__ = ["ServerError", "Servers", "free_ports", "program", "unavailable", "until_we_die", "wait_until"]
 
 PACKAGES = Path(__file__).with_name("packages.txt")
 
 
 class ServerError(AssertionError):
-    """A server cannot be started, or does not do what it should: no test is skipped for that."""
+    """A server cannot be started, or does not do what it should."""
+
+
+def unavailable(problem: str) -> NoReturn:
+    """End a test whose server this machine cannot run: skipped on a user's machine, failed in CI, which
+    installs what is needed.
+    """
+    if os.environ.get("CI"):
+        raise ServerError(problem)
+    pytest.skip(problem)
 
 
 def program(name: str) -> str:
-    """The path of a server's program. It is an error that says what to install if there is none."""
+    """The path of a server's program; without one, what to install is said: see :func:`unavailable`."""
     found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
     if found is None:
         lines = PACKAGES.read_text(encoding="utf-8").splitlines()
         packages = " ".join(line for line in lines if line and not line.startswith("#"))
-        raise ServerError(
-            f"{name} is not installed, and no test is skipped for that: "
-            f"apt-get install -y --no-install-recommends {packages}"
-        )
+        unavailable(f"{name} is not installed: apt-get install -y --no-install-recommends {packages}")
     return found
 
 
