@@ -76,7 +76,14 @@ if TYPE_CHECKING:
         WrappedLauncher,
     )
     from weft_memo import Memo
-    from weft_provider_batch import GridEngineProvider, SlurmProvider
+    from weft_provider_batch import (
+        GridEngineProvider,
+        HTCondorProvider,
+        LSFProvider,
+        PBSProProvider,
+        SlurmProvider,
+        TorqueProvider,
+    )
     from weft_provider_local import LocalProvider
 
     from ._config import Config
@@ -106,11 +113,13 @@ __all__ = [
     "FutureMisuseError",
     "GnuParallelLauncher",
     "GridEngineProvider",
+    "HTCondorProvider",
     "HighThroughputExecutor",
     "InputError",
     "InterchangeLostError",
     "InternalError",
     "JsrunLauncher",
+    "LSFProvider",
     "LocalChannel",
     "LocalProvider",
     "LostError",
@@ -120,6 +129,7 @@ __all__ = [
     "MissingPluginError",
     "MpiExecLauncher",
     "MpiRunLauncher",
+    "PBSProProvider",
     "ProcessExecutor",
     "ProviderError",
     "RemoteError",
@@ -142,6 +152,7 @@ __all__ = [
     "TaskOptions",
     "TaskTimeoutError",
     "ThreadExecutor",
+    "TorqueProvider",
     "TransientError",
     "UnitError",
     "WeftError",
@@ -188,7 +199,14 @@ _PLACES = {
         "WrappedLauncher",
     ),
     "weft_memo": ("Memo",),
-    "weft_provider_batch": ("GridEngineProvider", "SlurmProvider"),
+    "weft_provider_batch": (
+        "GridEngineProvider",
+        "HTCondorProvider",
+        "LSFProvider",
+        "PBSProProvider",
+        "SlurmProvider",
+        "TorqueProvider",
+    ),
     "weft_provider_local": ("LocalProvider",),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +206,130 @@ def make() -> Any:
         provider = ToyProvider
 
     return Make
+
+
+FAKES = Path(__file__).parent / "fakes"
+# The commands of each, the first of which submits; those that a query consists of are called for its last.
+_COMMANDS = {
+    "pbs": ("qsub", "qdel", "qselect", "qstat"),
+    "torque": ("qsub", "qdel", "qselect", "qstat"),
+    "lsf": ("bsub", "bkill", "bhist", "bjobs"),
+    "condor": ("condor_submit", "condor_rm", "condor_history", "condor_q"),
+}
+_QUERY = {"pbs": "qselect", "torque": "qselect", "lsf": "bjobs", "condor": "condor_q"}
+
+
+class FakeChannel(ShellChannel):
+    """To a place with the commands of a batch system, in ``fakes``."""
+
+    def __init__(self, home: Path, kind: str) -> None:
+        super().__init__(home)
+        self.kind = kind
+        self.banner = b""
+        self.install()
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes = b"",
+        timeout: float | None = None,
+        environment: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> CommandResult:
+        path = f"{self.bin}{os.pathsep}{os.environ['PATH']}"
+        variables = {**os.environ, "PATH": path, "HOME": str(self.home), **(environment or {})}
+        try:
+            done = subprocess.run(
+                argv, input=input, capture_output=True, timeout=timeout, env=variables, cwd=self.home
+            )
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+        return CommandResult(done.returncode, self.banner + done.stdout, done.stderr)
+
+    def install(self) -> None:
+        """The commands, as they are meant to be."""
+        for command in _COMMANDS[self.kind]:
+            self.command(command, self._call(command))
+
+    def _call(self, command: str) -> str:
+        script = FAKES / ("pbs.py" if self.kind == "torque" else f"{self.kind}.py")
+        words = f"'{sys.executable}' -S -E '{script}' {self.kind} {command}"
+        return f'{words} "$@"'
+
+    def lose_answers(self) -> None:
+        """Whoever submits a job hears nothing of it."""
+        command = _COMMANDS[self.kind][0]
+        self.command(command, f"{self._call(command)} >/dev/null\necho connection lost >&2; exit 1")
+
+    def settings(self, **how: Any) -> None:
+        """How it behaves from now on."""
+        (self.home / "settings.json").write_text(json.dumps(how))
+
+    def jobs(self) -> dict[int, dict[str, Any]]:
+        """What it knows, by number."""
+        path = self.home / "fake.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        return {int(number): job for number, job in known.items()}
+
+    def queries(self) -> int:
+        """How often it was asked for its jobs."""
+        return self.calls(_QUERY[self.kind])
+
+    def ended(self, job_id: str) -> bool:
+        """Whether a job has ended; it takes its time."""
+        self.run(["sh", "-c", f"{_QUERY[self.kind]}; true"])
+        return all(job["ended"] is not None for job in self.jobs().values() if job["id"] == job_id)
+
+    def forget(self, job_id: str) -> None:
+        """As if a job had been purged."""
+        jobs = {number: job | {"purged": job["id"] == job_id} for number, job in self.jobs().items()}
+        (self.home / "fake.json").write_text(json.dumps(jobs))
+
+    @staticmethod
+    def until(true: Callable[[], bool]) -> None:
+        """Wait for something."""
+        deadline = time.time() + 20
+        while not true():
+            assert time.time() < deadline
+            time.sleep(0.05)
+
+    @staticmethod
+    def short(spec: JobSpec) -> JobSpec:
+        """A job with the shortest walltime."""
+        return replace(spec, shape=replace(spec.shape, walltime=1.0))
+
+    def end(self) -> None:
+        """Leave no process behind."""
+        for job in self.jobs().values():
+            if "group" in job:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(job["group"], signal.SIGKILL)
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[Callable[[str], FakeChannel]]:
+    channels: list[FakeChannel] = []
+
+    def make(kind: str) -> FakeChannel:
+        channels.append(FakeChannel(tmp_path / "it's home", kind))
+        return channels[-1]
+
+    yield make
+    for channel in channels:
+        channel.end()
+
+
+def recorded(name: str) -> str:
+    """What a real one wrote; where that was found is said before it."""
+    text = (Path(__file__).parent / "recordings" / name).read_text()
+    source, found, answer = text.partition("\n----\n")
+    assert found
+    assert source.startswith("source: http")
+    return answer
+
+
+@pytest.fixture
+def recording() -> Callable[[str], str]:
+    """What a real one wrote."""
+    return recorded

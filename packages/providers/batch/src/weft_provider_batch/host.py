@@ -125,6 +125,7 @@ class Host:
         self,
         argv: Sequence[str],
         *,
+        input: bytes = b"",
         environment: Mapping[str, str] | None = None,
         forget: tuple[str, str] | None = None,
     ) -> Answer:
@@ -138,7 +139,7 @@ class Host:
         begun = time.time()
         result = self._translated(
             f"`{argv[0]}` on {self.name}",
-            lambda: self.channel.run(command, timeout=self.timeout, environment=environment),
+            lambda: self.channel.run(command, input=input, timeout=self.timeout, environment=environment),
         )
         ended = time.time()
         stdout = result.stdout.decode(errors="replace")

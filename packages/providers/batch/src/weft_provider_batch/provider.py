@@ -194,7 +194,8 @@ class BatchProvider(Scheduler, BaseProvider):
             self._host.write(path, text.encode(errors="surrogateescape"))
         try:
             forget = (self.job_id_variable, self.job_variables) if self.job_variables else None
-            answer = self._host.ask(self.submit_command(spec, files), forget=forget)
+            script = texts[files.script].encode(errors="surrogateescape") if self.script_on_stdin else b""
+            answer = self._host.ask(self.submit_command(spec, files), input=script, forget=forget)
         except ConfigError:
             self._host.remove(files.input, *texts)
             raise

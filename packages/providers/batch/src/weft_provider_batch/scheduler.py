@@ -44,6 +44,8 @@ class Scheduler:
     """
     redirects: ClassVar[bool] = False
     """Whether the script itself sends its output to the files, for :meth:`directives` cannot say it."""
+    script_on_stdin: ClassVar[bool] = False
+    """Whether the command that submits reads the script from its standard input."""
     refusals: ClassVar[Sequence[Refusal]] = ()
     """Requests that are wrong; the first that matches counts."""
     transient: ClassVar[str] = r"(?!)"
