@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import weft_provider_batch.queue
 from weft_interfaces import BaseChannel, BlockShape, CommandResult, JobId, JobSpec, JobState, RemoteProcess
+from weft_interfaces.testing import RootedChannel
 from weft_provider_batch import BatchProvider, Refusal
 from weft_provider_batch.host import Answer
 from weft_provider_batch.job import JobFiles, ListedJob, label, read_label
@@ -305,6 +306,48 @@ class FakeChannel(ShellChannel):
             if "group" in job:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(job["group"], signal.SIGKILL)
+
+
+class FarChannel(FakeChannel):
+    """The same in a place whose file system is another: its paths are nowhere here."""
+
+    def __init__(self, directory: Path, kind: str) -> None:
+        self.far = RootedChannel(directory, shown=[FAKES])
+        super().__init__(self.far.here(self.far.home), kind)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes = b"",
+        timeout: float | None = None,
+        environment: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> CommandResult:
+        path = {"PATH": f"{self.far.home}/bin{os.pathsep}{os.environ['PATH']}"}
+        return self.far.run(
+            argv, input=input, timeout=timeout, environment={**path, **(environment or {})}, cwd=cwd
+        )
+
+    def put(self, local: Path, remote: str) -> None:
+        self.far.put(local, remote)
+
+    def makedirs(self, path: str, mode: int = 0o700) -> None:
+        self.far.makedirs(path, mode)
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[Callable[[str], FarChannel]]:
+    channels: list[FarChannel] = []
+
+    def make(kind: str) -> FarChannel:
+        channels.append(FarChannel(tmp_path / "far", kind))
+        return channels[-1]
+
+    yield make
+    for channel in channels:
+        channel.end()
+        channel.far.close()
 
 
 @pytest.fixture

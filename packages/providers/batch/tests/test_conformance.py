@@ -60,7 +60,10 @@ class FakeSuite(ProviderSuite):
             self.fake.settings(junk="Loading gcc/12\n  5 modules\nWelcome!\n")
         self.test_a_job_that_fails_is_failed_with_its_exit_code()
 
-    @pytest.mark.parametrize("how", [{"cut": 30}, {"fail": "timed out"}, {"fail": "out of order"}])
+    @pytest.mark.parametrize(
+        "how",
+        [{"cut": 30}, {"fail": "timed out"}, {"fail": "out of order"}, {"instead": "<html>502</html>"}],
+    )
     def test_no_answer_and_half_an_answer_end_nothing(self, how: dict[str, Any]) -> None:
         provider = self.make_provider()
         with self.running_job(provider) as job:
@@ -193,3 +196,28 @@ class TestHTCondor(FakeSuite):
     def test_wrong_requirements_are_named(self) -> None:
         with pytest.raises(ConfigError, match=r"Parse error.*`requirements`"):
             self.make_provider(requirements="nosuch").submit(self.spec("true"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "provider"),
+    [("pbs", PBSProProvider), ("torque", TorqueProvider), ("lsf", LSFProvider), ("condor", HTCondorProvider)],
+)
+def test_all_paths_and_commands_are_those_of_the_channels_host(
+    kind: str, provider: type[BatchProvider], far: Any, make: Any, clock: Any
+) -> None:
+    channel = far(kind)
+    batch = provider(channel=channel)
+    script = 'cat; echo "$WEFT_JOB_TAG" >&2; exit 3'
+    spec = make.spec(command=["sh", "-c", script], directory="its jobs", tag="t g", input=b"secret")
+    job = batch.submit(spec)
+
+    def ended() -> bool:
+        clock.now += 10
+        return batch.status([job])[job].state.terminal
+
+    channel.until(ended)
+    status = batch.status([job])[job]
+    assert (status.state, status.exit_code, status.stderr_tail) == (JobState.FAILED, 3, "t g\n")
+    assert (channel.home / "its jobs" / f"{spec.id}.out").read_bytes() == b"secret"
+    assert not (channel.home / "its jobs" / f"{spec.id}.in").exists()
+    assert channel.far.strays() == []

@@ -191,13 +191,16 @@ def test_what_a_block_asks_for(make: Any) -> None:
         transfer_input_files=["/a b", "c"],
         scheduler_options='+JobFlavour = "workday"\nrank = Memory',
     )
-    said = description(
-        provider, make.spec(id="it", directory="/run $(x) dir", shape=BlockShape(walltime=90.5))
-    )
+    spec = make.spec(id="it", directory="/run $(x) dir", shape=BlockShape(walltime=90.5))
+    said = description(provider, spec)
+    shown = [line for line in provider.script(spec).splitlines() if line.startswith("#CONDOR")]
+    assert shown == [f"#CONDOR {line}" for line in said[:-1]]
     assert said[-3:] == ['+JobFlavour = "workday"', "rank = Memory", "queue"]
     for line in (
         "universe = vanilla",
-        "executable = /run $(DOLLAR)(x) dir/it.sh",
+        "executable = /bin/bash",
+        "transfer_executable = False",
+        "arguments = \"-l '/run $(DOLLAR)(x) dir/it.sh'\"",
         "output = /run $(DOLLAR)(x) dir/it.out",
         "request_cpus = 4",
         "request_memory = 2048",

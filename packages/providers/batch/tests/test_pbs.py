@@ -21,8 +21,9 @@ TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1)
 PROVIDERS = [PBSProProvider, TorqueProvider]
 
 
-def answer(said: str, listed: str = "", status: int = 0) -> Answer:
-    return Answer(0, f"{said}\nweft-listed {listed}\nweft-status {status}\n", "", 0.0)
+def answer(said: str, listed: str = "", asked: str = "", status: int = 0) -> Answer:
+    marks = f"weft-mine {listed}\nweft-asked {asked or listed}\nweft-status {status}\n"
+    return Answer(0, f"{said}\n{marks}", "", 0.0)
 
 
 def only(provider: PBSProProvider | TorqueProvider, said: str, **where: Any) -> Any:
@@ -81,6 +82,21 @@ def test_a_job_that_is_left_out_makes_the_answer_none(recording: Any) -> None:
         PBSProProvider().parse_queue(answer(said, listed="10.ip-10-0-6-176 11.ip-10-0-6-176"))
     said += "qstat: Unknown Job Id 11.ip-10-0-6-176\n"
     assert only(PBSProProvider(), said, listed="10.ip-10-0-6-176 11.ip-10-0-6-176", status=153)
+
+
+def test_a_server_may_have_several_names() -> None:
+    said = "Job Id: 11.pbs.site.org\n    job_state = R\n\nqstat: Unknown Job Id 1.pbs.site.org\n"
+    job = only(PBSProProvider(), said, listed="11.pbs 1.pbs", status=153)
+    assert (job.id, job.state) == ("11.pbs", JobState.RUNNING)
+    with pytest.raises(ValueError, match=r"leaves out 1\.pbs"):
+        PBSProProvider().parse_queue(answer(said.replace(" 1.", " 111."), listed="11.pbs 1.pbs", status=153))
+
+
+@pytest.mark.parametrize("said", ["", "<html>502</html>", '{\n"timestamp":1\n}'])
+def test_no_word_on_those_that_were_asked_for_is_no_answer(said: str) -> None:
+    for provider in (PBSProProvider(), TorqueProvider()):
+        with pytest.raises(ValueError, match=r"leaves out 1\.s"):
+            provider.parse_queue(answer(said, asked="1.s"))
 
 
 def test_no_jobs_are_an_answer(recording: Any) -> None:
@@ -215,7 +231,7 @@ def test_what_is_no_answer_is_taken_for_none(provider: Any, said: str, status: i
 
 
 def test_an_answer_without_its_end_is_none() -> None:
-    for said in ("", job_text(job_state="R"), "weft-listed 1.s\n"):
+    for said in ("", job_text(job_state="R"), "weft-mine 1.s\n"):
         with pytest.raises(ValueError, match="failed"):
             PBSProProvider().parse_queue(Answer(0, said, "", 0.0))
     with pytest.raises(ValueError, match="failed"):
@@ -252,7 +268,7 @@ def test_no_answer_however_broken_is_more_than_a_value_error(
 
 @given(st.text(), st.text())
 def test_garbage_is_no_answer(said: str, listed: str) -> None:
-    for text in (said, f"{said}\nweft-listed {listed}\nweft-status 0\n", "{" + said + "}"):
+    for text in (said, f"{said}\nweft-mine {listed}\nweft-asked {listed}\nweft-status 0\n", "{" + said + "}"):
         try:
             assert all(
                 not job.state.terminal for job in PBSProProvider().parse_queue(Answer(0, text, "", 0.0))

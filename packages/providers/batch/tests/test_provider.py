@@ -387,6 +387,13 @@ def test_the_end_of_stderr_may_hold_anything(toy: Any, make: Any, clock: Any) ->
     assert answer[JobId("59")].stderr_tail == "x" * 8192
 
 
+def test_one_that_failed_without_a_word_is_given_some(toy: Any, make: Any, clock: Any, spec: JobSpec) -> None:
+    provider = make.provider(channel=toy)
+    submitted(toy, provider, clock, spec)
+    toy.queue(row("failed", spec))
+    assert "is its directory there, on its node" in provider.status([ONE])[ONE].reason
+
+
 def test_a_refused_cancellation_is_said(toy: Any, make: Any, clock: Any) -> None:
     toy.command("toydel", "echo not now >&2; exit 1")
     with pytest.raises(ProviderError, match="not now"):

@@ -19,12 +19,16 @@ _COMMAND = {
     127: "its command was not found on the node: is the worker's Python there, and does worker_init find it?",
 }
 
+_SILENT = "it left no exit code: is its directory there, on its node, and is there room to write?"
+
 
 def judge(listed: ListedJob, ending: Ending) -> JobStatus:
     """The status of a job that the batch system knows, and that left this."""
     over = listed.state.terminal
     code = listed.exit_code if listed.exit_code is not None else ending.exit_status
     reasons = [listed.reason, _explain(ending) if listed.state is JobState.FAILED else ""]
+    if listed.state is JobState.FAILED and not any(reasons):
+        reasons.append(_SILENT)
     return JobStatus(
         state=listed.state,
         reason="; ".join(reason for reason in reasons if reason),

@@ -59,7 +59,7 @@ _HOLDS = {
     47: "it ran longer than allowed",
 }
 # That is how the end of its walltime is told from any other removal.
-_OVER = re.compile(r"(?i)periodicremove|periodic_remove")
+_OVER = re.compile(r"(?i)attribute PeriodicRemove")
 
 
 class HTCondorProvider(BatchProvider):
@@ -77,7 +77,7 @@ class HTCondorProvider(BatchProvider):
     """
 
     system = "HTCondor"
-    directive = ""
+    directive = "#CONDOR"  # for people to read; the submit description is a file of its own
     job_id_variable = "WEFT_CONDOR_JOB"
     transient = (
         r"can't find address|failed to connect|unable to connect|authenticat|timed? ?out|failed to fetch ads"
@@ -139,7 +139,10 @@ class HTCondorProvider(BatchProvider):
                 "more blocks of one node",
                 "nodes",
             )
-        return []  # they are in a file of their own
+        return [[line] for line in self._description(spec, files)]
+
+    def quote(self, argument: str) -> str:
+        return argument
 
     def extra_files(self, spec: JobSpec, files: JobFiles) -> Mapping[str, str]:
         lines = [*self._description(spec, files), *self._options, "queue"]
@@ -148,12 +151,16 @@ class HTCondorProvider(BatchProvider):
     def _description(self, spec: JobSpec, files: JobFiles) -> Iterator[str]:
         shape = spec.shape
         yield "universe = vanilla"
-        for key, path in (("executable", files.script), ("output", files.stdout), ("error", files.stderr)):
+        # A login shell: without it, a job has no PATH to give to others. And the script is not executable.
+        yield "executable = /bin/bash"
+        yield "transfer_executable = False"
+        yield f'arguments = "-l {_quoted(files.script)}"'
+        for key, path in (("output", files.stdout), ("error", files.stderr)):
             yield f"{key} = {path.replace('$', '$(DOLLAR)')}"
-        yield "should_transfer_files = IF_NEEDED"
+        yield f"should_transfer_files = {'YES' if self._transfer else 'IF_NEEDED'}"
         yield "when_to_transfer_output = ON_EXIT"
-        variables = {**self._environment, self.job_id_variable: "$(ClusterId).$(ProcId)"}
-        yield f'environment = "{" ".join(_assignment(name, value) for name, value in variables.items())}"'
+        variables = [f"{name}={_quoted(value)}" for name, value in self._environment.items()]
+        yield f'environment = "{" ".join([*variables, f"{self.job_id_variable}=$(ClusterId).$(ProcId)"])}"'
         if self._transfer:
             yield f"transfer_input_files = {', '.join(self._transfer)}"
         cores = self._cores if shape.cpus is None else shape.cpus
@@ -297,11 +304,10 @@ def _end(ad: Mapping[str, Any]) -> tuple[JobState, str, int | None]:
     return (JobState.FAILED if code else JobState.COMPLETED), "", code
 
 
-def _assignment(name: str, value: str) -> str:
-    """A variable, in a value that is in double quotes."""
-    text = value if value.startswith("$(") else value.replace("$", "$(DOLLAR)")
-    text = text.replace("'", "''").replace('"', '""')
-    return f"{name}='{text}'" if re.search(r"[\s']", text) or not text else f"{name}={text}"
+def _quoted(word: str) -> str:
+    """A word of a value that is in double quotes."""
+    text = word.replace("$", "$(DOLLAR)").replace("'", "''").replace('"', '""')
+    return f"'{text}'" if re.search(r"[\s']", text) or not text else text
 
 
 def _line(option: str, value: str) -> str:

@@ -84,7 +84,7 @@ class LSFProvider(BatchProvider):
     job_id_variable = "LSB_JOBID"
     redirects = True  # else it mails, and puts a report into the output
     script_on_stdin = True  # where its options are read, whatever the site has set
-    query_environment: ClassVar[Mapping[str, str]] = {"LC_ALL": "C", "LSB_BJOBS_FORMAT": ""}
+    query_environment: ClassVar[Mapping[str, str]] = {"LC_ALL": "C"}
     transient = (
         r"cannot connect|please wait|is down|batch daemon|daemon not responding|timed? ?out|try (again|later)"
         r"|in a lsf library call|communication|threshold (is )?reached|limit.{0,20} reached|retrying"

@@ -24,17 +24,19 @@ _NAME_LENGTH = 15
 # The user's jobs, and those that are named. Marks what came of it, for an answer may be cut short.
 _LISTING = r"""
 set -f
-weft_mine=$(qselect -u "$(id -un)" 2>&1) || {
-    printf '%s\n' "$weft_mine" >&2
+weft_said=$(qselect -u "$(id -un)") || exit
+weft_mine=$(printf '%s\n' "$weft_said" | grep -E '^[0-9]+(\[[0-9]*\])?(\.[A-Za-z0-9_.@-]+)?$')
+if [ -n "$weft_said" ] && [ -z "$weft_mine" ]; then
+    printf 'qselect: no list of jobs: %s\n' "$weft_said" >&2
     exit 1
-}
-weft_mine=$(printf '%s\n' "$weft_mine" | grep -E '^[0-9]+(\[[0-9]*\])?(\.[A-Za-z0-9_.@-]+)?$')
+fi
 set -- $(printf '%s\n' $weft_mine "$@" | sort -u)
 weft_said= weft_status=0
 if [ $# -gt 0 ]; then
 ${ask}
 fi
-printf '%s\nweft-listed %s\nweft-status %s\n' "$weft_said" "$(echo $weft_mine)" "$weft_status"
+printf '%s\nweft-mine %s\nweft-asked %s\n' "$weft_said" "$(echo $weft_mine)" "$*"
+printf 'weft-status %s\n' "$weft_status"
 """
 
 # Exit statuses of qstat: what was asked for is not known (15001 % 256), or has ended (15139 % 256).
@@ -185,20 +187,23 @@ class PBSFamilyProvider(BatchProvider):
 
     def parse_queue(self, answer: Answer) -> Sequence[ListedJob]:
         said = answer.stdout
-        marks = re.search(r"^weft-listed (.*)\nweft-status (\d+)$", said, re.MULTILINE)
+        marks = re.search(r"^weft-mine (.*)\nweft-asked (.*)\nweft-status (\d+)$", said, re.MULTILINE)
         if answer.exit_status or marks is None:
             raise ValueError("qselect or qstat failed")
-        said, status = said[: marks.start()], int(marks[2])
+        said, status = said[: marks.start()], int(marks[3])
         trouble = [
             line for line in re.findall(r"^q(?:stat|select): .*", said, re.MULTILINE) if not _fine(line)
         ]
         if trouble or (status and status not in _NOT_ALL):
             raise ValueError(f"qstat failed with exit status {status}: {' / '.join(trouble)}")
-        jobs = read_jobs(said)
-        missing = [job_id for job_id in marks[1].split() if job_id not in jobs]
-        # One may have ended in between; but qstat may also name some and leave out the others.
-        if missing and not all(re.search(rf"(?i)unknown.*{re.escape(job_id)}", said) for job_id in missing):
-            raise ValueError(f"qstat leaves out {', '.join(missing[:5])}")
+        jobs = {_asked(job_id, marks[2].split()): job for job_id, job in read_jobs(said).items()}
+        # With -E, those that are not known are passed over; but not all of them, and none that was listed.
+        must = set(marks[1].split() if jobs else marks[2].split())
+        complaints = " ".join(re.findall(r"^qstat: .*", said, re.MULTILINE))
+        named = set(re.findall(r"(?<![\w.=-])(\d+(?:\[\d*\])?)(?=[.,@\s]|$)", complaints))
+        left_out = sorted(job_id for job_id in must - jobs.keys() if _number(job_id) not in named)
+        if left_out:
+            raise ValueError(f"qstat leaves out {', '.join(left_out[:5])}")
         return [self._listed(JobId(job_id), job) for job_id, job in jobs.items()]
 
     def cancel_command(self, ids: Sequence[JobId]) -> Sequence[str]:
@@ -265,6 +270,17 @@ class PBSFamilyProvider(BatchProvider):
             meaning = self.meanings.get(status, "it could not be run")
             return JobState.FAILED, _joined(f"exit status {status}: {meaning}", said), None
         return JobState.FAILED, said, status
+
+
+def _number(job_id: str) -> str:
+    return re.split(r"[.@]", job_id)[0]
+
+
+def _asked(job_id: str, asked: Sequence[str]) -> str:
+    """The id by which a job was asked for: servers may have several names."""
+    if job_id in asked:
+        return job_id
+    return next((other for other in asked if _number(other) == _number(job_id)), job_id)
 
 
 def _signal(status: int | None) -> int | None:

@@ -21,10 +21,11 @@ def condor_submit(path: str) -> int:
         cluster = str(len(jobs) + 1)
         text = said["environment"][1:-1].replace("$(ClusterId)", cluster).replace("$(ProcId)", "0")
         environment = {name: value.strip("'") for name, value in re.findall(r"(\w+)=('[^']*'|\S*)", text)}
-        paths = [said[key].replace("$(DOLLAR)", "$") for key in ("executable", "output", "error")]
+        script = said["arguments"][1:-1].removeprefix("-l ").strip("'").replace("''", "'")
+        paths = [script, said["output"], said["error"]]
         submit(
             jobs,
-            ["bash", "-c", 'exec bash "$1" >"$2" 2>"$3"', "job", *paths],
+            [said["executable"], "-c", 'exec bash "$1" >"$2" 2>"$3"', "job", *paths],
             environment,
             id=f"{cluster}.0",
             label=said["+weftlabel"].strip('"'),

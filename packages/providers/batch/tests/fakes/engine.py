@@ -2,8 +2,9 @@
 
 Nothing of it runs between two commands: each first does what was due since the last. ``settings.json`` says
 how it behaves: ``delay`` (seconds until jobs start), ``history`` (whether it remembers jobs that have ended),
-``fail`` (what queries say instead of an answer), ``slow`` (seconds that they take), ``cut`` (how much of the
-answer is missing at its end), ``junk`` (what is printed before it), ``hold`` (whether jobs are held).
+``fail`` (what queries complain of), ``instead`` (what they answer), ``slow`` (seconds they take), ``cut``
+(how much of the answer is missing at its end), ``junk`` (what is printed before it), ``hold`` (whether jobs
+are held).
 """
 
 from __future__ import annotations
@@ -107,13 +108,16 @@ def delete(job: Job) -> None:
         kill(job)
 
 
-def answer(text: str) -> int:
+def answer(text: str, *, chatty: bool = True) -> int:
     """Print what a query answers, or how it fails."""
     how = settings()
     time.sleep(how.get("slow", 0))
     if "fail" in how:
         print(how["fail"], file=sys.stderr)
         return how.get("fail_status", 1)
-    sys.stdout.write(how.get("junk", ""))
+    if "instead" in how:
+        print(how["instead"])
+        return 0
+    sys.stdout.write(how.get("junk", "") if chatty else "")
     sys.stdout.write(text[: len(text) - how.get("cut", 0)])
     return 0

@@ -56,7 +56,7 @@ def qsub(kind: str, path: str) -> int:
 def qselect(kind: str, *arguments: str) -> int:
     with queue() as jobs:
         listed = [job["id"] for job in known(jobs) if job["ended"] is None or kind == "torque"]
-    return answer("".join(f"{job_id}\n" for job_id in listed))
+    return answer("".join(f"{job_id}\n" for job_id in listed), chatty=False)
 
 
 def attributes(kind: str, job: Job) -> dict[str, Any]:
