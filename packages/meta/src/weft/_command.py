@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from weft_interfaces import ConfigError, format_seconds
@@ -14,6 +14,9 @@ from .__about__ import __version__
 from ._config import Config, read_config
 from ._memo_command import memo_app
 from ._settings import default_config, set_defaults
+
+if TYPE_CHECKING:
+    from ._reap import Reaping
 
 __all__ = ["app"]
 
@@ -123,6 +126,67 @@ def why(
         _print_json(found.to_json())
     else:
         _print(found.lines())
+
+
+@app.command()
+def reap(
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help="Only this run: its id, the beginning of it, its path."),
+    ] = None,
+    config: ConfigFile = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the directories of runs are.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also if the process of RUN may live, or lives.")
+    ] = False,
+    timeout: Annotated[str, typer.Option(metavar="TIME", help="How long jobs may take to go.")] = "1 min",
+    as_json: Json = False,
+) -> None:
+    """List the jobs that runs left behind when they were killed, and remove them.
+
+    Exit status 0 when nothing is left, 1 when something is, or could not be looked for.
+    """
+    from weft_interfaces import WeftError, parse_seconds
+
+    from ._client import read_clients
+    from ._reap import Reaping, providers_of
+
+    set_defaults(_read(config) if config else None, progress=False, quiet=True)
+    if force and run is None:
+        _fail("reap: --force is for one run: name it")
+    try:
+        seconds = parse_seconds(timeout, "--timeout")
+        settings = default_config()
+        sites = providers_of(settings)
+        if not sites:
+            _fail("reap: no executor of the configuration gets blocks; name one that does with --config")
+        clients = read_clients(run_dir or Path(settings.run_dir), run, any_run=force)
+    except (WeftError, OSError) as error:
+        _fail(str(error))
+    reaping = Reaping(clients, sites, force)
+    try:
+        _reap(reaping, seconds, yes=yes, as_json=as_json)
+    finally:
+        reaping.close()
+    for trouble in reaping.troubles:
+        print(f"weft: {trouble}", file=sys.stderr)
+    raise SystemExit(0 if reaping.clean else 1)
+
+
+def _reap(reaping: Reaping, seconds: float, *, yes: bool, as_json: bool) -> None:
+    reaping.find()
+    jobs = reaping.removable()
+    if not as_json:
+        _print(reaping.lines())
+    if jobs and (yes or (not as_json and typer.confirm(f"Remove {len(jobs)} jobs?"))):
+        reaping.remove(seconds)
+        if not as_json:
+            _print([f"removed {sum(job.gone for job in jobs)} of {len(jobs)} jobs"])
+    if as_json:
+        _print_json(reaping.to_json())
 
 
 @config_app.command()

@@ -19,6 +19,7 @@ from weft_executor_local import ThreadExecutor
 from weft_interfaces import ConfigError
 from weft_memo import Memo
 
+from ._client import forget_client, record_client
 from ._config import Config, read_config
 from ._current import close_run, open_run, opened_runs, variable
 from ._progress import Progress, summary
@@ -62,6 +63,7 @@ class Run:
         self.parent: Run | None = None
         self.is_default = False
         self.leftovers: list[str] = []
+        self._recorded = False
         self._timeout = float(config.shutdown_timeout)
         self._kernel = self._make_kernel(config)
         self.submit = self._kernel.submit  # what task functions call
@@ -138,7 +140,7 @@ class Run:
         before = self.parent = variable.get()
         variable.set(self)  # now, because the threads of executors work in copies of this context
         try:
-            self._kernel.start()
+            self._start_kernel()
         except BaseException:
             variable.set(before)
             raise
@@ -149,6 +151,20 @@ class Run:
             self._progress = Progress(self.counts)
             self._progress.start()
         return self
+
+    def _start_kernel(self) -> None:
+        """With a record of this process beforehand, should there be jobs that outlive it."""
+        in_blocks = any(executor.in_blocks for executor in self.executors.values())
+        if not in_blocks or not isinstance(self._kernel, Kernel):
+            self._kernel.start()
+            return
+        record_client(self.directory, self.id)
+        try:
+            self._kernel.start()
+        except BaseException:
+            forget_client(self.directory)
+            raise
+        self._recorded = True
 
     def close(self, *, cancel: bool = False) -> None:
         """End it: wait for what was submitted, or cancel that. Ctrl-C meanwhile does what it does in a
@@ -181,6 +197,8 @@ class Run:
             how()
         finally:
             close_run(self)
+            if self._recorded and self.closed and not self.leftovers:
+                forget_client(self.directory)
             if variable.get() is self:
                 variable.set(None if self.parent is None or self.parent.closed else self.parent)
             if self._progress is not None:
