@@ -115,6 +115,11 @@ poll_interval = 1
 scheduler_options = "--no-requeue"
 """
 
+MANAGERS = """
+heartbeat_period = "1s"
+heartbeat_threshold = "5s"
+"""
+
 SCRIPT = """
 import pathlib, socket, time
 import weft
@@ -154,3 +159,43 @@ def test_a_run_goes_on_when_a_host_loses_its_power(cluster: Slurm, hosts: Networ
 
 def working(folder: Path) -> set[str]:
     return {path.name.rpartition("-")[2] for path in folder.glob("begun-*")}
+
+
+@pytest.fixture
+def patient(hosts: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """A cluster that gives up a host after a minute of silence, not as soon as a pilot does."""
+    folder = tmp_path_factory.mktemp("slurm") / "s"
+    with slurm(folder, network=hosts, slurmd_timeout=60, message_timeout=2) as cluster:
+        yield cluster
+
+
+def test_a_run_goes_on_when_a_cable_is_out_for_half_a_minute(
+    patient: Slurm, hosts: Network, tmp_path: Path
+) -> None:
+    """Nothing ends but what the host did: it is done by the other, and no job is left when it is back."""
+    configuration = CONFIGURATION.replace("workers_per_node = 1\n", f"workers_per_node = 1\n{MANAGERS}")
+    (tmp_path / "site.toml").write_text(configuration.format(head=hosts.head))
+    (tmp_path / "script.py").write_text(SCRIPT.replace("range(16)", "range(32)"))
+    with subprocess.Popen(
+        [sys.executable, "-m", "weft", "run", "--config", "site.toml", "script.py"],
+        cwd=tmp_path,
+        env={**os.environ, **patient.environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            victim = hosts.hosts[0]
+            patient.wait_for("both hosts work", lambda: working(tmp_path) == {"n1", "n2"})
+            victim.cut()
+            begun = time.monotonic()
+            patient.wait_for("it is out for 30 s", lambda: time.monotonic() - begun > 30, 40)
+            victim.mend()
+            stdout, stderr = process.communicate(timeout=100)
+        finally:
+            process.kill()
+    print(f"measured: cable out for 30 s: the run ended after {time.monotonic() - begun:.1f} s")
+    assert (process.returncode, stdout) == (0, f"{sum(range(32))}\n"), stderr
+    twice = len(list(tmp_path.glob("begun-*"))) - 32
+    assert twice >= 1, "what the host had begun was begun again"
+    patient.wait_for("no job is left", lambda: not patient.jobs(), 60)
