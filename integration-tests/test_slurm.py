@@ -106,11 +106,12 @@ def site(cluster: Slurm, tmp_path: Path) -> Iterator[Site]:
 
 
 def wait_for(provider: Provider, job: JobId, *states: JobState, timeout: float = 60.0) -> JobStatus:
-    deadline = time.monotonic() + timeout
+    begun = time.monotonic()
     while (status := provider.status([job])[job]).state not in states:
         assert not status.state.terminal, status
-        assert time.monotonic() < deadline, status
+        assert time.monotonic() < begun + timeout, status
         time.sleep(0.2)
+    print(f"measured: {status.state.value} ({status.reason}) after {time.monotonic() - begun:.1f} s")
     return status
 
 
@@ -182,6 +183,7 @@ def test_a_wrong_request_names_the_option_and_what_slurm_says(
     with pytest.raises(ConfigError, match=f"(?is){words}.*`{key}`") as caught:
         site.provider(**options).submit(site.job())
     assert caught.value.key == key
+    print(f"measured: refused ({words}) after {time.monotonic() - begun:.1f} s")
     assert time.monotonic() - begun < 5
 
 
@@ -549,6 +551,7 @@ def test_a_refused_partition_ends_the_run_with_slurms_words(site: Site, root: Pa
     assert "invalid partition specified: nope" in done.stderr
     assert "look at `partition`" in done.stderr
     assert site.shims.calls("sbatch") <= 2  # one for each block, at most
+    print(f"measured: a run whose partition is refused ended after {time.monotonic() - begun:.1f} s")
     assert time.monotonic() - begun < 30
 
 

@@ -47,11 +47,12 @@ def job(*command: str, walltime: float = 600.0) -> JobSpec:
 
 
 def wait_for(provider: Provider, job: JobId, *states: JobState, timeout: float = 60.0) -> JobStatus:
-    deadline = time.monotonic() + timeout
+    begun = time.monotonic()
     while (status := provider.status([job])[job]).state not in states:
         assert not status.state.terminal, status
-        assert time.monotonic() < deadline, status
+        assert time.monotonic() < begun + timeout, status
         time.sleep(0.2)
+    print(f"measured: {status.state.value} ({status.reason}) after {time.monotonic() - begun:.1f} s")
     return status
 
 

@@ -51,11 +51,12 @@ def running(provider: Provider, hosts: Network) -> tuple[JobId, Host]:
 
 
 def wait_for(provider: Provider, job: JobId, *states: JobState, timeout: float = 60.0) -> JobStatus:
-    deadline = time.monotonic() + timeout
+    begun = time.monotonic()
     while (status := provider.status([job])[job]).state not in states:
         assert not status.state.terminal, status
-        assert time.monotonic() < deadline, status
+        assert time.monotonic() < begun + timeout, status
         time.sleep(0.2)
+    print(f"measured: {status.state.value} ({status.reason}) after {time.monotonic() - begun:.1f} s")
     return status
 
 
@@ -150,9 +151,11 @@ def test_a_run_goes_on_when_a_host_loses_its_power(cluster: Slurm, hosts: Networ
             victim = hosts.hosts[0]
             cluster.wait_for("both hosts work", lambda: working(tmp_path) == {"n1", "n2"})
             victim.power_off()
+            begun = time.monotonic()
             stdout, stderr = process.communicate(timeout=100)
         finally:
             process.kill()
+    print(f"measured: power lost: the run ended after {time.monotonic() - begun:.1f} s")
     assert (process.returncode, stdout) == (0, f"{sum(range(16))}\n"), stderr
     cluster.wait_for("no job is left", lambda: not cluster.jobs())
 
