@@ -217,10 +217,10 @@ def test_interrupted_before_it_has_started_it_is_killed_at_once(running: Callabl
     from weft._shell import _Command
     from weft_interfaces import CallOptions
 
-    command = _Command(["/bin/sh", "-c", "sleep 1000"], CallOptions())
+    command = _Command(CallOptions())
     command.interrupt()
     with pytest.raises(weft.ShellError, match="was killed by signal"):
-        command.run()
+        command.run(["/bin/sh", "-c", "sleep 1000"])
 
 
 def test_an_exception_in_the_waiting_thread_kills_the_command(
@@ -237,7 +237,7 @@ def test_an_exception_in_the_waiting_thread_kills_the_command(
 
     monkeypatch.setattr(_shell, "_wait_unreaped", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        _shell._Command(["/bin/sh", "-c", "sleep 1000"], CallOptions()).run()
+        _shell._Command(CallOptions()).run(["/bin/sh", "-c", "sleep 1000"])
     assert not running(seen[0])
 
 

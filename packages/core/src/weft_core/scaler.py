@@ -278,9 +278,22 @@ class Scaler:
         if status.state.terminal:
             self._report(block, _last_status(block, status), now)
             self._forget(block, now)
-        elif status.state is not before.state:
+            return
+        if status.state is not before.state:
             waited = now - block.requested_at
             self._tell(f"block.{status.state.value}", block, waited=waited, **_facts(status))
+        self._note_end(block, status)
+
+    def _note_end(self, block: _Block, status: JobStatus) -> None:
+        """The batch system knows when the block ends, which may have been asked for otherwise, or moved."""
+        ends_at, before = status.ends_at, block.ends_at
+        if ends_at is None or status.state is not JobState.RUNNING or ends_at == before:
+            return
+        block.ends_at = ends_at
+        fleet = block.fleet
+        if before is not None:
+            self._tell("block.end_moved", block, ends_at=ends_at, by=ends_at - before)
+        self._guard(fleet, lambda: fleet.executor.block_ends(block.id, ends_at))
 
     def _report(self, block: _Block, status: JobStatus, now: float) -> None:
         """Tell of the block's end, unless that has been done."""
@@ -607,6 +620,7 @@ class _Block:
     job: JobId | None = None
     status: JobStatus = _NOT_SUBMITTED
     load: BlockLoad = _NO_LOAD
+    ends_at: float | None = None
     registered_at: float | None = None
     absent_since: float | None = None
     proved: bool = False
@@ -856,12 +870,12 @@ def _words(error: BaseException) -> str:
 
 
 def _facts(status: JobStatus) -> dict[str, Any]:
-    hosts = list(status.hosts)
     return {
         "state": status.state.value,
         "reason": status.reason,
         "exit_code": status.exit_code,
-        "hosts": hosts,
+        "hosts": list(status.hosts),
+        "ends_at": status.ends_at,
     }
 
 

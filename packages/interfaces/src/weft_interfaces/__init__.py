@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     )
     from .event import SCHEMA_VERSION, BaseEventSink, Event, EventSink, NullEventSink
     from .executor import BaseExecutor, Executor, ExecutorContext, Load
-    from .launcher import DirectLauncher, Launcher
+    from .launcher import DirectLauncher, Launcher, RankLauncher
     from .lock import HotLock
     from .memo import (
         BaseMemoStore,
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         MemoStore,
         NullMemoStore,
     )
+    from .notice import Notice
     from .pickling import PickleSerializer
     from .policy import (
         BlockView,
@@ -138,6 +139,7 @@ __all__ = [
     "MemoStoreError",
     "Memoizer",
     "MissingPluginError",
+    "Notice",
     "NullEventSink",
     "NullMemoStore",
     "NullStaging",
@@ -145,6 +147,7 @@ __all__ = [
     "PickleSerializer",
     "Provider",
     "ProviderError",
+    "RankLauncher",
     "RemoteError",
     "RemoteProcess",
     "Resources",
@@ -194,7 +197,8 @@ _NAMES = {
     ),
     "event": "BaseEventSink Event EventSink NullEventSink SCHEMA_VERSION",
     "executor": "BaseExecutor Executor ExecutorContext Load",
-    "launcher": "DirectLauncher Launcher",
+    "launcher": "DirectLauncher Launcher RankLauncher",
+    "notice": "Notice",
     "lock": "HotLock",
     "memo": "BaseMemoStore MemoCall MemoEntry MemoHasher MemoOptions MemoStore Memoizer NullMemoStore",
     "pickling": "PickleSerializer",

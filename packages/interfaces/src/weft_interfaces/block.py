@@ -130,6 +130,7 @@ class BlockExecutor(Executor, Protocol):
 
         scaler ── command(block) ──> launcher.wrap ──> provider.submit        requested
         provider.status: running ── managers register with the executor ──>   up
+        provider.status: ends_at is known, or moved ── block_ends(block, ends_at)
         scaler ── drain(blocks): no new calls ──> provider.cancel             given back
         provider.status: terminal ── block_ended(block, status) ──>           ended; its calls are lost
 
@@ -148,6 +149,12 @@ class BlockExecutor(Executor, Protocol):
 
     def drain(self, block_ids: Collection[str]) -> None:
         """Give these blocks no new calls; calls that they hold but have not begun go elsewhere."""
+
+    def block_ends(self, block_id: str, ends_at: float) -> None:
+        """The batch system says when this block's walltime is over, in seconds since the epoch. It may do so
+        before managers register, and again, as the end can be moved. What is said last counts, and more than
+        ``Blocks.walltime``.
+        """
 
     def block_ended(self, block_id: str, status: JobStatus) -> None:
         """A block's job ended, or was never accepted (``status.reason`` says why).

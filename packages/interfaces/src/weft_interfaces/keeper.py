@@ -73,6 +73,9 @@ class BlockKeeper:
 
     def _ended(self) -> Mapping[JobId, JobStatus]:
         statuses = self._provider.status(list(self._jobs))
+        for job, status in statuses.items():
+            if status.ends_at is not None and not status.state.terminal:
+                self._executor.block_ends(self._jobs[job], status.ends_at)
         return {job: status for job, status in statuses.items() if status.state.terminal}
 
     def _give_back(self) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from .block import BlockShape
 
-__all__ = ["DirectLauncher", "Launcher"]
+__all__ = ["DirectLauncher", "Launcher", "RankLauncher"]
 
 
 @runtime_checkable
@@ -24,6 +24,15 @@ class Launcher(Protocol):
         """The command that runs once, on the block's first node. Raises :class:`ConfigError` for a shape it
         cannot do.
         """
+
+
+@runtime_checkable
+class RankLauncher(Launcher, Protocol):
+    """A launcher that says how tasks in its blocks start MPI ranks."""
+
+    @property
+    def rank_program(self) -> str:
+        """The launch program of the block's MPI: ``"srun"``, ``"mpirun"`` or ``"mpiexec"``."""
 
 
 class DirectLauncher:

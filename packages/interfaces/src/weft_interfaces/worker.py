@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from .call import Call
+from .notice import Notice
 
 __all__ = ["WorkerContext", "adopt_worker", "current_worker"]
 
@@ -27,12 +29,62 @@ class WorkerContext:
         self.deadline: float | None = None
         self._interrupt: Callable[[], None] | None = None
         self._interrupt_lock = threading.Lock()
+        self._signal: Callable[[int], None] | None = None
+        self._notices: list[Notice] = []
+
+    def ends_at(self) -> float | None:
+        """When the worker ends, in seconds since the epoch, as far as it is known now; None if it is not."""
+        return None
 
     def remaining(self) -> float | None:
         """Seconds until the call is stopped, by its timeout or by the end of its block; None if nothing
-        will.
+        will. The end of a block may be moved while the call runs.
         """
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+        left = [] if self.deadline is None else [self.deadline - time.monotonic()]
+        end = self.ends_at()
+        if end is not None:
+            left.append(end - time.time())
+        return max(0.0, min(left)) if left else None
+
+    # -- notices --------------------------------------------------------------------------------------------
+
+    def notify(self, tell: Callable[[], object], seconds: float) -> Notice:
+        """Have this called, in another thread, when the call has no more than so many seconds left.
+
+        Once, and at the latest before :meth:`end_notices` returns, which ends it.
+        """
+        notice = Notice(self.remaining, tell, seconds)
+        self._notices.append(notice)
+        return notice
+
+    def end_notices(self) -> None:
+        """The call has ended: for executors. A notice that is being given is waited for."""
+        while self._notices:
+            self._notices.pop().cancel()
+
+    @property
+    def takes_signals(self) -> bool:
+        """Whether what runs is a process of its own, which signals can be sent to."""
+        return self._signal is not None or not self.in_process
+
+    def signal(self, number: int) -> None:
+        """Send a signal to what runs: to the command, if it is one, else to the worker's process."""
+        if self._signal is not None:
+            self._signal(number)
+        elif not self.in_process:
+            os.kill(os.getpid(), number)
+
+    @contextmanager
+    def signalling(self, signal: Callable[[int], None]) -> Iterator[None]:
+        """While inside, signals for the call go there."""
+        self._signal = signal
+        try:
+            yield
+        finally:
+            self.end_notices()
+            self._signal = None
+
+    # -- stopping -------------------------------------------------------------------------------------------
 
     def waiting(self) -> AbstractContextManager[object]:
         """Enter it around a wait for another task, so that the worker may lend its slot meanwhile.

@@ -139,6 +139,7 @@ class MpiRunLauncher(_MpiLauncher):
     """
 
     program: ClassVar[str] = "mpirun"
+    rank_program: ClassVar[str] = "mpirun"
 
 
 @dataclass(frozen=True)
@@ -146,3 +147,4 @@ class MpiExecLauncher(_MpiLauncher):
     """The same as :class:`MpiRunLauncher`, by ``mpiexec``."""
 
     program: ClassVar[str] = "mpiexec"
+    rank_program: ClassVar[str] = "mpiexec"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from weft_interfaces import BlockShape
 
@@ -47,6 +48,8 @@ class SrunLauncher:
     output: Output = "job"
     overlap: bool = True
     mpi: str = "none"
+
+    rank_program: ClassVar[str] = "srun"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "overrides", check_words(self.overrides, "overrides"))
@@ -113,6 +116,8 @@ class SrunMPILauncher:
     overrides: Sequence[str] | str = ()
     output: Output = "job"
     overlap: bool = True
+
+    rank_program: ClassVar[str] = "srun"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "overrides", check_words(self.overrides, "overrides"))

@@ -88,7 +88,8 @@ if TYPE_CHECKING:
 
     from ._config import Config
     from ._current import current_run
-    from ._graph import as_completed, gather, map, pool, remaining  # noqa: A004
+    from ._graph import as_completed, gather, map, on_walltime, pool, remaining  # noqa: A004
+    from ._mpi import mpi_prefix
     from ._option import TaskOptions
     from ._run import Run, run
     from ._share import share
@@ -165,6 +166,8 @@ __all__ = [
     "join",
     "later",
     "map",
+    "mpi_prefix",
+    "on_walltime",
     "pool",
     "remaining",
     "run",
@@ -176,7 +179,8 @@ __all__ = [
 _PLACES = {
     "._config": ("Config",),
     "._current": ("current_run",),
-    "._graph": ("as_completed", "gather", "map", "pool", "remaining"),
+    "._graph": ("as_completed", "gather", "map", "on_walltime", "pool", "remaining"),
+    "._mpi": ("mpi_prefix",),
     "._option": ("TaskOptions",),
     "._run": ("Run", "run"),
     "._share": ("share",),

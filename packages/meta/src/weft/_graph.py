@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from weft_core import as_completed, map_bounded
-from weft_interfaces import InputError, as_pool, current_worker
+from weft_interfaces import InputError, as_pool, current_worker, parse_seconds
 
 from ._current import find_run, variable
 from ._run import start_default_run
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from weft_core import Future
-    from weft_interfaces import Executor, ExecutorPool
+    from weft_interfaces import Executor, ExecutorPool, Notice
 
-__all__ = ["as_completed", "gather", "map", "pool", "remaining"]
+__all__ = ["as_completed", "gather", "map", "on_walltime", "pool", "remaining"]
 
 R = TypeVar("R")
 K = TypeVar("K")
@@ -109,3 +110,31 @@ def remaining() -> float | None:
     """
     worker = current_worker()
     return None if worker is None else worker.remaining()
+
+
+def on_walltime(tell: Callable[[], object] | int, seconds: float | str = 60) -> Notice:
+    """In a task: have ``tell`` called when the task has no more than so many seconds left, time to save its
+    state.
+
+    Once, in a thread of its own; at once, if there is less left already. What counts is :func:`remaining`:
+    the task's timeout, and the end of its block, also when the batch system moves it. ``tell`` may be a
+    signal, such as ``signal.SIGUSR1``: it is sent to the command, in a :func:`shell` task, else to the worker
+    process that runs the task.
+
+    Nothing is told once the task has ended, or the returned notice was cancelled; that is also a context
+    manager. Raises :class:`InputError` outside a task, and for signals where there is no process to take
+    them.
+    """
+    worker = current_worker()
+    if worker is None or worker.call is None:
+        raise InputError("weft.on_walltime: it was called outside a task, where nothing ends")
+    left = parse_seconds(seconds, "seconds")
+    if callable(tell):
+        return worker.notify(tell, left)
+    if not worker.takes_signals:
+        raise InputError(
+            f"weft.on_walltime: task {worker.call.options.name!r} runs in a thread, which takes no signals: "
+            "give a function, or run the task on an executor with worker processes"
+        )
+    number = signal.Signals(tell)
+    return worker.notify(lambda: worker.signal(number), left)

@@ -98,10 +98,13 @@ class ShellCall:
     def __call__(self, /, *args: Any, **kwargs: Any) -> ShellResult:
         worker = current_worker()
         options = worker.call.options if worker and worker.call else CallOptions()
-        argv = _arguments(self.function(*args, **kwargs), options.name)
-        command = _Command(argv, options, own_group=worker is None or worker.in_process)
-        with worker.interruptible(command.interrupt) if worker else contextlib.nullcontext():
-            return command.run()
+        command = _Command(options, own_group=worker is None or worker.in_process)
+        if worker is None:
+            return command.run(_arguments(self.function(*args, **kwargs), options.name))
+        with worker.signalling(command.notify):
+            argv = _arguments(self.function(*args, **kwargs), options.name)
+            with worker.interruptible(command.interrupt):
+                return command.run(argv)
 
     def __reduce__(self) -> Any:
         return ShellCall, (self.function,)
@@ -110,16 +113,18 @@ class ShellCall:
 class _Command:
     """One command, from its start to its end."""
 
-    def __init__(self, argv: Sequence[str], options: CallOptions, *, own_group: bool = True) -> None:
-        self._argv = argv
+    def __init__(self, options: CallOptions, *, own_group: bool = True) -> None:
+        self._argv: Sequence[str] = ()
         self._options = options
         self._own_group = own_group
         self._interrupted = False
         self._lock = threading.Lock()
         self._pid: int | None = None  # while its process group may be signalled
+        self._early: list[int] = []  # signals that came before it had begun
 
-    def run(self) -> ShellResult:
+    def run(self, argv: Sequence[str]) -> ShellResult:
         """Run it to its end. Raises :class:`ShellError`."""
+        self._argv = argv
         cwd = self._options.cwd
         if cwd is not None:
             os.makedirs(cwd, exist_ok=True)
@@ -143,6 +148,14 @@ class _Command:
         except RuntimeError:  # no more threads, or the interpreter is ending
             self._signal(signal.SIGKILL)
 
+    def notify(self, number: int) -> None:
+        """Send its process a signal; one that comes too early is sent when it has begun. From any thread."""
+        with self._lock:
+            if self._pid is None:
+                self._early.append(number)
+            else:
+                os.kill(self._pid, number)
+
     def _spawn_and_wait(self, stdout: int, stderr: int, cwd: str | None) -> int:
         try:
             process = subprocess.Popen(
@@ -158,7 +171,10 @@ class _Command:
             raise ShellError(self._shown(), status, str(error)) from None
         except ValueError as error:
             raise InputError(f"task {self._options.name!r}: the command {self._shown()!r}: {error}") from None
-        self._pid = process.pid
+        with self._lock:
+            self._pid = process.pid
+            for number in self._early:
+                os.kill(process.pid, number)
         try:
             if self._interrupted:
                 self.interrupt()

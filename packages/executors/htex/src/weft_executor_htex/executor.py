@@ -26,6 +26,7 @@ from weft_interfaces import (
     Load,
     MissingPluginError,
     Outcome,
+    RankLauncher,
     Resources,
     ResourcesError,
     RunClosedError,
@@ -39,7 +40,8 @@ from weft_interfaces.processes import Catalogue, available_cpus
 from .client import Client
 from .client_blobs import ClientBlobs
 from .interrupt import Uninterrupted
-from .messages import Drain, EndBlock, InterchangeState, Message, Stop
+from .messages import Drain, EndBlock, InterchangeState, Message, MoveEnd, Stop
+from .nodes import check_mpi
 from .packing import BlobSerializer
 from .placement import InterchangeThread, Placement
 from .seats import check_accelerators, check_affinity, share_of_accelerators
@@ -77,6 +79,9 @@ class HighThroughputExecutor(BaseExecutor):
     once, and mapped by its workers: arrays then are read-only, and ``array.copy()`` is not.
     store: bytes of these that a node has in shared memory, as a number or text; a quarter of what is free
     unless said.
+    mpi: what starts the ranks of tasks that have several: ``"srun"``, ``"mpirun"`` or ``"mpiexec"``, or a
+    list of it and further options, such as ``["srun", "--mpi=pmix"]``. Unless said, it is the program of the
+    block's launcher, or else what the node has.
     """
 
     in_blocks = True
@@ -98,6 +103,7 @@ class HighThroughputExecutor(BaseExecutor):
         interchange: Literal["thread", "process"] = "thread",
         large: int | str = "100kB",
         store: int | str | None = None,
+        mpi: str | Sequence[str] = "auto",
     ) -> None:
         super().__init__(label)
         of = f"of executor {label!r}"
@@ -134,6 +140,10 @@ class HighThroughputExecutor(BaseExecutor):
         self._large = _parse_size(large, f"large {of}")
         self._store = None if store is None else _parse_size(store, f"store {of}")
         self._blocks = blocks or Blocks(provider=_local_provider())
+        self._mpi = check_mpi(mpi, f"of executor {label!r}")
+        launcher = self._blocks.launcher
+        if not self._mpi and isinstance(launcher, RankLauncher):
+            self._mpi = [launcher.rank_program]
         self._lifecycle = threading.Lock()
         self._session: _Session | None = None
         self._finalizer: weakref.finalize[[bool, float], HighThroughputExecutor] | None = None
@@ -243,6 +253,7 @@ class HighThroughputExecutor(BaseExecutor):
             directory=os.getcwd(),
             large=self._large,
             store=self._store,
+            mpi=self._mpi,
         )
         return BlockCommand((sys.executable, "-m", f"{__package__}.manager"), setup.dump())
 
@@ -256,6 +267,10 @@ class HighThroughputExecutor(BaseExecutor):
     def drain(self, block_ids: Collection[str]) -> None:
         if self._session is not None:
             self._session.tell(Drain(list(block_ids)))
+
+    def block_ends(self, block_id: str, ends_at: float) -> None:
+        if self._session is not None:
+            self._session.tell(MoveEnd(block_id, ends_at))
 
     def block_ended(self, block_id: str, status: JobStatus) -> None:
         if self._session is not None:

@@ -30,6 +30,7 @@ from weft_interfaces.processes import (
     Staff,
     available_cpus,
     pack_error,
+    write_end,
 )
 
 from .blobs import MAGIC, read_head
@@ -50,6 +51,7 @@ from .messages import (
     Leave,
     MalformedError,
     Message,
+    MoveEnd,
     Refused,
     Register,
     ResultGroup,
@@ -61,7 +63,7 @@ from .messages import (
     encode,
 )
 from .node_store import NodeStore, StoreError
-from .nodes import HostFiles, variables
+from .nodes import HostFiles, find_mpi, node_name, variables
 from .seats import SeatError, seat_settings
 from .setup import Endpoint, ManagerSetup, boot_id
 from .walltime import Walltime
@@ -79,7 +81,8 @@ class ManagerProcess:
     def __init__(self, setup: ManagerSetup) -> None:
         self._setup = setup
         self._slots = setup.workers or available_cpus()
-        self._host = socket.gethostname()
+        self._host = node_name(os.environ, socket.gethostname())
+        self._mpi = list(setup.mpi) or find_mpi(os.environ)
         self._walltime = Walltime(setup.walltime, os.environ)
         settings = seat_settings(setup, self._slots, self._host, self._walltime.ends_at)
         try:
@@ -93,7 +96,6 @@ class ManagerProcess:
         self._functions: dict[int, FunctionRecord] = {}
         self._options: dict[int, OptionsRecord] = {}
         self._own_options = itertools.count(-1, -1)  # numbers of options that hold for one call
-        self._host_files = HostFiles()
         self._endings: list[Ending] = []
         self._handed: list[Entry] = []  # of which the interchange has not been told
         self._say_at = math.inf
@@ -107,11 +109,15 @@ class ManagerProcess:
         self._over = False
         self._reason: str | None = None
         places = self._store.places
+        # Beside the blobs, not in the temporary directory: some batch systems remove that early.
+        self._host_files = HostFiles(os.path.join(places.memory, "hosts"))
+        self._end_file = os.path.join(places.memory, "end")
         settings = dataclasses.replace(
             settings,
             serializer=f"{__package__}.node_store:make_worker_serializer",
             serializer_settings={"places": places, "large": setup.large},
             scratch=[places.memory, places.disk],
+            end_file=self._end_file,
         )
         try:
             self._staff = Staff(
@@ -193,6 +199,18 @@ class ManagerProcess:
         pending = self._accepted and not self._draining
         return time.monotonic() + (min(drains_in, ends_in) if pending else ends_in)
 
+    def _move_end(self, message: MoveEnd) -> None:
+        ends_at = self._walltime.move(message.ends_at)
+        self._look_at = 0.0
+        try:
+            write_end(self._end_file, ends_at)
+        except OSError as error:
+            print(
+                f"weft manager: running calls do not know that their block's end moved: {error}",
+                file=sys.stderr,
+            )
+        self._send(MoveEnd(message.block, ends_at))
+
     def _drain(self, reason: str) -> None:
         self._draining = reason
         self._look_at = 0.0
@@ -228,6 +246,8 @@ class ManagerProcess:
             self._options.clear()
         elif type(message) is Drain:
             self._drain("it was drained")
+        elif type(message) is MoveEnd:
+            self._move_end(message)
         elif type(message) is Refused:
             print(f"weft manager: refused: {message.reason}", file=sys.stderr)
             self._reason = f"refused: {message.reason}"
@@ -250,9 +270,7 @@ class ManagerProcess:
             self._functions[number] = FunctionRecord(number, bytes(waiting.popleft()))
         for number, header in tasks.options:
             options = header.call_options()
-            wants = options.resources
-            alone = variables([self._host], wants) if wants.ranks > 1 and wants.nodes == 1 else None
-            self._options[number] = OptionsRecord(number, options, alone)
+            self._options[number] = OptionsRecord(number, options, self._of_ranks(number, options))
         entries: list[Entry] = []
         without: list[tuple[Entry, Sequence[bytes]]] = []
         for group in tasks.groups:
@@ -349,11 +367,19 @@ class ManagerProcess:
 
     # -- calls and results ----------------------------------------------------------------------------------
 
+    def _of_ranks(self, number: int, options: CallOptions) -> dict[str, str] | None:
+        """The variables of calls of one node with these options, if they have several ranks."""
+        wants = options.resources
+        if wants.ranks == 1 or wants.nodes > 1:
+            return None
+        path = self._host_files.write(-1 - number, [self._host], wants.ranks)
+        return variables([self._host], wants, path, self._mpi)
+
     def _with_hosts(self, options: CallOptions, group: Group) -> OptionsRecord:
         """The options of a call for several nodes, which are given to it only."""
         wants = options.resources
         path = self._host_files.write(group.ids[0], group.hosts, wants.ranks_per_node)
-        return OptionsRecord(next(self._own_options), options, variables(group.hosts, wants, path))
+        return OptionsRecord(next(self._own_options), options, variables(group.hosts, wants, path, self._mpi))
 
     def _hand(self, entries: Sequence[Entry]) -> None:
         if not self._handed:

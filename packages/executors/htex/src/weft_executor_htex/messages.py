@@ -6,11 +6,11 @@ one frame: the pieces one after the other, with their sizes in the header.
 
 ::
 
-    client to interchange     Tasks, Forget, Cancel, GiveBack, Drain, EndBlock, Stop
+    client to interchange     Tasks, Forget, Cancel, GiveBack, Drain, MoveEnd, EndBlock, Stop
     interchange to client     Results, Begun, Returned, Dropped, Lost, ManagerUp, ManagerGone, Trouble
     the same, on a stream     Sync, answered by Sync; Listening, InterchangeState, Heartbeat
-    interchange to manager    Accepted, Refused, Tasks, Forget, Cancel, Drain, Heartbeat, Stop
-    manager to interchange    Register, Begun, Results, Returned, Dropped, Drain, Heartbeat, Leave
+    interchange to manager    Accepted, Refused, Tasks, Forget, Cancel, Drain, MoveEnd, Heartbeat, Stop
+    manager to interchange    Register, Begun, Results, Returned, Dropped, Drain, MoveEnd, Heartbeat, Leave
 
 What is large in arguments and results is a blob, named by the digest of its content (see ``blobs.py``). A
 group says which blobs its calls need; a blob itself stands in the first message that needs it, and not again:
@@ -54,6 +54,7 @@ __all__ = [
     "ManagerGone",
     "ManagerUp",
     "Message",
+    "MoveEnd",
     "Options",
     "Refused",
     "Register",
@@ -191,6 +192,13 @@ class Drain(_Message, frozen=True):
     """These blocks (to and from a manager: it) get no new calls, and give back what they have not begun."""
 
     blocks: list[str]
+
+
+class MoveEnd(_Message, frozen=True):
+    """The block ends then, in seconds since the epoch; from a manager: it does."""
+
+    block: str
+    ends_at: float
 
 
 class EndBlock(_Message, frozen=True):
@@ -363,6 +371,7 @@ Message: TypeAlias = (
     | Cancel
     | GiveBack
     | Drain
+    | MoveEnd
     | EndBlock
     | Stop
     | Results

@@ -92,7 +92,7 @@ class ManagerSetup(msgspec.Struct, frozen=True):
     those of ``user_path``, which is the user's own part of it.
     accelerators, affinity: see :mod:`.seats`. environment: of all workers. directory: where calls run, if the
     node has it. large: bytes from which on data are blobs. store: bytes of blobs that the node has in memory;
-    None for a quarter of what is free.
+    None for a quarter of what is free. mpi: what starts ranks, see :func:`.nodes.check_mpi`.
     """
 
     access: ManagerAccess
@@ -110,6 +110,7 @@ class ManagerSetup(msgspec.Struct, frozen=True):
     directory: str = ""
     large: int = 100_000
     store: int | None = None
+    mpi: Sequence[str] = ()
 
     def dump(self) -> bytes:
         """As bytes, for :meth:`load`."""

@@ -19,7 +19,7 @@ _VARIABLES = ("WEFT_JOB_ENDS_AT", "SLURM_JOB_END_TIME")
 
 
 class Walltime:
-    """The walltime of a block that has just begun, as text what it is.
+    """The walltime of a block that has just begun, as text what it is. The batch system may move its end.
 
     ends_at, drains_at: when the manager is to end, and when it is to take no more calls, in seconds since the
     epoch; None, and infinity, when nothing is known.
@@ -33,10 +33,17 @@ class Walltime:
             with contextlib.suppress(ValueError):
                 ends.append(float(environment.get(variable, "")))
         self._seconds = seconds
-        self.ends_at = min(ends) - _FAREWELL if ends else None
+        self._begun = now
+        self.ends_at: float | None = None
         self.drains_at = math.inf
         if ends:
-            self.drains_at = min(ends) - _FAREWELL - min(_DRAIN_MOST, _DRAIN_SHARE * (min(ends) - now))
+            self.move(min(ends))
+
+    def move(self, end: float) -> float:
+        """The block ends then. Returns when the manager is to end."""
+        self.ends_at = end - _FAREWELL
+        self.drains_at = self.ends_at - min(_DRAIN_MOST, _DRAIN_SHARE * max(0.0, end - self._begun))
+        return self.ends_at
 
     def left(self) -> tuple[float, float]:
         """Seconds until it is to drain, and until it is to end."""

@@ -286,6 +286,7 @@ class Crew:
             outcome = Outcome(call_id, call.function(*call.args, **call.kwargs))
         except BaseException as error:  # noqa: BLE001  whatever the call raises is its outcome
             outcome = Outcome(call_id, None, _as_outcome(error, call))
+        worker.end_notices()
         if self._running.pop(call_id, None) is None:
             self._leave(worker)  # its outcome was given without it
             return

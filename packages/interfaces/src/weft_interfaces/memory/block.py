@@ -28,7 +28,7 @@ class InMemoryBlockExecutor(ManualExecutor):
     ``register`` is what a manager does; a job of :class:`InMemoryProvider` that runs ``command`` calls it.
     Begun calls run at once, one after another, in the thread that gave them their slot (so a call cannot wait
     for another), or, with ``hold=True``, when the test drives them as it drives a :class:`ManualExecutor`.
-    ``clock`` tells seconds, for the time that a block is idle.
+    ``clock`` tells seconds, for the time that a block is idle. ``ends``: when blocks end, as it was told.
     """
 
     in_blocks = True
@@ -48,6 +48,7 @@ class InMemoryBlockExecutor(ManualExecutor):
         self._blocks = blocks
         self._hold = hold
         self._clock = clock
+        self.ends: dict[str, float] = {}
         self._up: dict[str, _Block] = {}
         self._places: dict[int, _Block] = {}
         self._waiting: list[tuple[int, int, int]] = []
@@ -128,6 +129,10 @@ class InMemoryBlockExecutor(ManualExecutor):
             for block_id in block_ids:
                 if block_id in self._up:
                     self._up[block_id].draining = True
+
+    def block_ends(self, block_id: str, ends_at: float) -> None:
+        with self._changed:
+            self.ends[block_id] = ends_at
 
     def block_ended(self, block_id: str, status: JobStatus) -> None:
         certificate = DeathCertificate(

@@ -66,6 +66,7 @@ def _run_to_its_end(call: Call, worker: WorkerContext) -> Outcome:
     except BaseException as error:  # noqa: BLE001 - the outcome of a call is whatever it raises
         return Outcome(call.id, error=error)
     finally:
+        worker.end_notices()
         adopt_worker(previous)
         worker.call = None
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .backlog import Backlog
     from .catalogue import Catalogue, Entry, FunctionRecord, OptionsRecord
     from .cpus import available_cpus
+    from .end_file import write_end
     from .exits import exit_error
     from .kill import kill_tree
     from .results import pack_error, unpack_result
@@ -40,12 +41,14 @@ __all__ = [
     "kill_tree",
     "pack_error",
     "unpack_result",
+    "write_end",
 ]
 
 _NAMES = {
     "backlog": "Backlog",
     "catalogue": "Catalogue Entry FunctionRecord OptionsRecord",
     "cpus": "available_cpus",
+    "end_file": "write_end",
     "exits": "exit_error",
     "kill": "kill_tree",
     "results": "pack_error unpack_result",

@@ -20,8 +20,9 @@ class WorkerSettings:
     for itself. affinities: processors that each worker may use, by its seat; an empty one is not bound. A
     replacement takes the seat of the worker that died, from 0 to ``count`` - 1.
     ends_at: when all of them end, in seconds since the epoch, for :meth:`WorkerContext.remaining`; None if it
-    is not known. scratch: directories that are removed, with all that is in them, when the client is gone and
-    its workers are dead.
+    is not known. end_file: a file that holds that once it was moved, see :func:`write_end`.
+    scratch: directories that are removed, with all that is in them, when the client is gone and its workers
+    are dead.
     """
 
     count: int
@@ -31,4 +32,5 @@ class WorkerSettings:
     environments: Sequence[Mapping[str, str]] = field(default=())
     affinities: Sequence[Sequence[int]] = field(default=())
     ends_at: float | None = None
+    end_file: str = ""
     scratch: Sequence[str] = ()

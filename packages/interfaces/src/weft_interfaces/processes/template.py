@@ -166,7 +166,8 @@ class Template:
                     stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
             self._take_seat(seat)
             own = socket.socket(fileno=connection)
-            Worker(own, tokens, self._serializer, self._settings.ends_at).run()
+            settings = self._settings
+            Worker(own, tokens, self._serializer, settings.ends_at, settings.end_file).run()
             code = 0
         except KeyboardInterrupt:
             code = 130

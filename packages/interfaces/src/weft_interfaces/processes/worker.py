@@ -22,6 +22,7 @@ from ..errors import SerializationError
 from ..serializer import Serializer
 from ..worker import WorkerContext, adopt_worker
 from . import frames
+from .end_file import read_end
 from .results import pack_error
 from .surroundings import Surroundings, flush, redirected
 
@@ -31,7 +32,8 @@ __all__ = ["Worker", "handles_streams"]
 class Worker:
     """One worker process. ``tokens`` is the reading end of the pipe, and does not block.
 
-    ends_at: when it ends, in seconds since the epoch, if that is known.
+    ends_at: when it ends, in seconds since the epoch, if that is known; end_file: where that is written, see
+    :class:`WorkerSettings`.
     """
 
     def __init__(
@@ -40,18 +42,18 @@ class Worker:
         tokens: int,
         serializer: Serializer,
         ends_at: float | None = None,
+        end_file: str = "",
     ) -> None:
         self._connection = connection
         self._tokens = tokens
         self._serializer = serializer
         self._reader = frames.BatchReader(connection)
-        self._context = WorkerContext(in_process=False)
+        self._context = _ProcessContext(ends_at, end_file)
         self._functions: dict[int, bytes | Callable[..., Any]] = {}
         self._options: dict[int, CallOptions] = {}
         self._environments: dict[int, dict[str, str]] = {}
         self._surroundings = Surroundings()
         self._pid = os.getpid()
-        self._end = None if ends_at is None else time.monotonic() + ends_at - time.time()
 
     def run(self) -> None:
         """Run calls until the client has closed the connection."""
@@ -94,7 +96,8 @@ class Worker:
         try:
             call = self._unpack(call_id, function, options, arguments)
             self._context.call = call
-            self._context.deadline = self._deadline(options.timeout)
+            if options.timeout is not None:
+                self._context.deadline = time.monotonic() + options.timeout
             value = self._call(call)
             self._leave_if_forked()
             kind, payload = (
@@ -104,17 +107,12 @@ class Worker:
             self._leave_if_forked()
             error.__traceback__ = _without_own_frames(error)
             kind, payload = frames.ERROR, pack_error(error, self._serializer, options.name)
+        self._context.end_notices()
         self._context.call = self._context.deadline = None
         call = value = None  # type: ignore[assignment]  # free before the next one comes
         flush()
         self._report(kind, payload, time.perf_counter() - begun)
         self._surroundings.restore()  # nobody waits for that
-
-    def _deadline(self, timeout: float | None) -> float | None:
-        if timeout is None:
-            return self._end
-        deadline = time.monotonic() + timeout
-        return deadline if self._end is None else min(deadline, self._end)
 
     def _call(self, call: Call) -> Any:
         options = call.options
@@ -150,6 +148,18 @@ class Worker:
         if os.getpid() != self._pid:
             flush()
             os._exit(70)
+
+
+class _ProcessContext(WorkerContext):
+    """The end of all workers of a node may be moved: then it is written into a file."""
+
+    def __init__(self, ends_at: float | None, end_file: str) -> None:
+        super().__init__(in_process=False)
+        self._ends_at = ends_at
+        self._end_file = end_file
+
+    def ends_at(self) -> float | None:
+        return (read_end(self._end_file) if self._end_file else None) or self._ends_at
 
 
 def handles_streams(function: Callable[..., Any]) -> bool:

@@ -215,6 +215,7 @@ class BlockExecutorSuite(ExecutorSuite):
     def test_the_end_of_an_unknown_block_does_no_harm(self) -> None:
         with self.started() as (running, context):
             executor = as_block_executor(running)
+            executor.block_ends("a block that never was", 4e9)
             executor.block_ended("a block that never was", JobStatus(state=JobState.GONE))
             executor.submit([Call(1, calls.echo)])
             outcome = self.await_outcomes(context, [1])[1]

@@ -44,6 +44,7 @@ from ..messages import (
     ManagerGone,
     ManagerUp,
     Message,
+    MoveEnd,
     Refused,
     Register,
     ResultGroup,
@@ -110,6 +111,7 @@ class Interchange:
         self._next_loss = math.inf  # when a suspect is lost, unless it comes back
         self._era = 0  # how often the client has told to forget
         self._ended_blocks: dict[str, EndBlock] = {}
+        self._ends: dict[str, MoveEnd] = {}
         self._registered: set[bytes] = set()  # what was in registrations, lest one is sent again by another
         self._draining: set[str] = set()
         self._suspects: dict[bytes, Manager] = {}
@@ -131,6 +133,8 @@ class Interchange:
             self._allocations.drop_cancelled()
         elif type(message) is Drain:
             self._drain(message.blocks)
+        elif type(message) is MoveEnd:
+            self._move_end(message)
         elif type(message) is EndBlock:
             self._end_block(message)
         elif type(message) is Forget:
@@ -189,8 +193,15 @@ class Interchange:
             self._allocations.dissolve(allocation)
         self._allocations.stir()
 
+    def _move_end(self, move: MoveEnd) -> None:
+        """Managers are told, and answer when they end; those that register later, too."""
+        self._ends[move.block] = move
+        for manager in self.roster.of_block(move.block):
+            self._send(manager, move)
+
     def _end_block(self, end: EndBlock) -> None:
         self._ended_blocks[end.block] = end
+        self._ends.pop(end.block, None)
         for manager in self.roster.of_block(end.block):
             self._lose(manager, end.reason or "its job has ended", end)
 
@@ -236,6 +247,9 @@ class Interchange:
             self._part_with(manager, message)
         elif type(message) is Drain:
             self._drain_manager(manager, knows=True)
+        elif type(message) is MoveEnd:
+            manager.info = msgspec.structs.replace(manager.info, ends_at=message.ends_at)
+            self._reconsider(manager)
         elif type(message) is not Heartbeat:
             self.malformed[f"{type(message).__name__} from a manager"] += 1
 
@@ -267,14 +281,21 @@ class Interchange:
         self._to_client(ManagerUp(address.hex(), info), ())
         if info.block in self._draining:
             self._drain_manager(manager)
+        if info.block in self._ends:
+            self._send(manager, self._ends[info.block])
+        self._reconsider(manager)
+        self._dispatch()
+
+    def _reconsider(self, manager: Manager) -> None:
+        """It may run calls that nobody could run before."""
+        block = manager.info.block
+        self.roster.freed(manager)
         self._allocations.stir()
         self.queue.unpark(
             lambda needs: (
-                manager.could_run(needs)
-                and (needs.nodes == 1 or self.roster.block_could_run(info.block, needs))
+                manager.could_run(needs) and (needs.nodes == 1 or self.roster.block_could_run(block, needs))
             )
         )
-        self._dispatch()
 
     def _refusal(self, info: Register) -> str | None:
         if info.protocol != PROTOCOL:
