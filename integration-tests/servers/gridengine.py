@@ -65,7 +65,7 @@ urgency_slots min
 accounting_summary FALSE
 qsort_args NONE
 """
-_ENVIRONMENTS = {"mpi": "$fill_up", "rr": "$round_robin", "smp": "$pe_slots", "one": "1"}
+_ENVIRONMENTS = {"mpi": "$fill_up", "rr": "$round_robin", "smp": "$pe_slots", "one": "1", "two": "2", "four": "4"}
 _NONE = (
     "load_thresholds suspend_thresholds ckpt_list prolog epilog starter_method suspend_method resume_method "
     "terminate_method owner_list user_lists xuser_lists subordinate_list complex_values projects xprojects "
@@ -98,7 +98,7 @@ h_rt {h_rt}
 
 class GridEngine:
     """A cluster with the queues ``all.q`` and ``short.q`` (20 seconds), and parallel environments ``mpi``,
-    ``rr``, ``smp`` and ``one``, which gives each host one slot.
+    ``rr``, ``smp``, and ``one`` and ``two``, which give each host as many slots.
     """
 
     def __init__(self, folder: Path, servers: Servers, hosts: Sequence[str], names: Path | None) -> None:

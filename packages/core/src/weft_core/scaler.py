@@ -11,7 +11,7 @@ An ``UNKNOWN`` status, a query that fails or a provider that is away for an hour
 
 Asking stops, and is never an endless loop of submissions, when
 
-- a request is wrong (:class:`ConfigError`): for good;
+- a request is wrong (:class:`ConfigError`), or was accepted and can never run (``status.stuck``): for good;
 - the provider refused all submissions for ``patience`` seconds in which the executor had no block: for good;
 - ``failures`` blocks in a row ended before they had *proved* themselves, which a block does when a call
   begins in it or when its managers stay registered for ``settle`` seconds. As long as a proven block lives,
@@ -283,6 +283,18 @@ class Scaler:
             waited = now - block.requested_at
             self._tell(f"block.{status.state.value}", block, waited=waited, **_facts(status))
         self._note_end(block, status)
+        if status.stuck and not block.leaving:
+            self._abandon(block, status, now)
+
+    def _abandon(self, block: _Block, status: JobStatus, now: float) -> None:
+        """The job would wait for ever, as would the next one."""
+        reason = f"job {block.job} of block {block.id} was accepted, but can never run: {status.reason}"
+        block.leave(reason, now)
+        block.given_back, block.cancel_at = True, now
+        self._tell("block.stuck", block, reason=status.reason)
+        self._report(block, JobStatus(state=JobState.FAILED, reason=reason), now)
+        if not block.fleet.final:
+            self._stop(block.fleet, reason, final=True)
 
     def _note_end(self, block: _Block, status: JobStatus) -> None:
         """The batch system knows when the block ends, which may have been asked for otherwise, or moved."""
@@ -432,7 +444,7 @@ class Scaler:
 
     def _give_back(self, fleet: _Fleet, blocks: Sequence[_Block], reason: str, now: float) -> None:
         for block in blocks:
-            block.leave(f"given back after {block.load.idle_for:.0f} s without a call", now)
+            block.leave(_farewell(block, now), now)
             block.given_back = True
             self._tell("block.draining", block, reason=reason)
         submitted = [block.id for block in blocks if block.job is not None]
@@ -898,6 +910,12 @@ def _diagnosis(block: _Block, now: float) -> str:
         f"`{_short(command)}` starts there, and reaches this run, "
         f"within {float(settings.register_timeout):g} s"
     )
+
+
+def _farewell(block: _Block, now: float) -> str:
+    if block.registered_at is None:
+        return f"given up after {now - block.requested_at:.0f} s, in which it did not come up"
+    return f"given back after {block.load.idle_for:.0f} s without a call"
 
 
 def _short(text: str, most: int = 400) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from ._interfaces import BlockView, JobState, ScalingDecision, ScalingState
+from ._interfaces import BlockView, JobState, ScalingDecision, ScalingState, parse_seconds
 
 __all__ = ["LoadScalingPolicy"]
 
@@ -28,6 +28,8 @@ class LoadScalingPolicy:
       never asked for twice. A job whose state is unknown is neither up nor ended.
     - Blocks that wait in the queue are kept when the load falls: they cost nothing yet, and their place in
       the queue is worth having. Should they start with nothing to do, they idle away like others.
+    - With ``queue_timeout``, in seconds or as text, a block that has waited in the queue for longer is given
+      up, and another is asked for if there is still need of it. Without, it waits for as long as it takes.
     - A block is given back once it was idle for ``idle_timeout``, its job runs, and no call runs in it; never
       so many that fewer than ``min`` are up, and never one that waiting calls could fill.
     - Draining blocks are no help for the load, but count for ``max``: their jobs have not ended.
@@ -35,8 +37,20 @@ class LoadScalingPolicy:
     The blocks at the start are in ``settings.min``: the scaler raises it to ``init`` for the first decision.
     """
 
+    def __init__(self, queue_timeout: float | str | None = None) -> None:
+        self._queue_timeout = (
+            math.inf if queue_timeout is None else parse_seconds(queue_timeout, "queue_timeout")
+        )
+
     def decide(self, state: ScalingState) -> ScalingDecision:
         """What to do now, with the numbers that it rests on in ``reason``."""
+        late = self._late(state)
+        if late:
+            return ScalingDecision(
+                drain=late,
+                reason=f"-{_blocks(len(late))} ({', '.join(late)}; in the queue for more than "
+                f"{self._queue_timeout:g} s): {_numbers(state, _tally(state))}",
+            )
         tally = _tally(state)
         add = min(max(tally.needed - tally.coming, 0), max(state.settings.max - tally.jobs, 0))
         if add:
@@ -45,6 +59,15 @@ class LoadScalingPolicy:
         if given_back:
             return ScalingDecision(drain=given_back, reason=_farewell(state, tally, given_back))
         return ScalingDecision(reason=f"no change: {_numbers(state, tally)}{_limit(state, tally)}")
+
+    def _late(self, state: ScalingState) -> tuple[str, ...]:
+        return tuple(
+            block_id
+            for block_id, view in state.blocks.items()
+            if not view.draining
+            and view.status.state in (JobState.PENDING, JobState.HELD)
+            and state.now - view.requested_at > self._queue_timeout
+        )
 
 
 class _Tally(NamedTuple):

@@ -34,7 +34,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 def surroundings() -> dict[str, str]:
     """The variables of calls of several nodes or ranks, and what is in the file that one of them names."""
-    names = ("NODES", "NODE_COUNT", "RANKS", "RANKS_PER_NODE", "HOSTFILE")
+    names = ("NODES", "NODE_COUNT", "RANKS", "RANKS_PER_NODE", "HOSTFILE", "MPI_PREFIX")
     found = {f"WEFT_{name}": os.environ[f"WEFT_{name}"] for name in names if f"WEFT_{name}" in os.environ}
     if "WEFT_HOSTFILE" in found:
         found["lines"] = Path(found["WEFT_HOSTFILE"]).read_text()
@@ -50,18 +50,30 @@ def nodes_of_gate(address: str) -> int:
     return int(os.environ["WEFT_NODE_COUNT"])
 
 
+def nodes_or_none(address: str) -> str | None:
+    pass_gate(address)
+    return os.environ.get("WEFT_NODES")
+
+
 class Block:
     """An executor with three managers of one block."""
 
-    def __init__(self, recorder: Any, eventually: Any) -> None:
+    def __init__(self, recorder: Any, eventually: Any, managers: int = 3) -> None:
         self.recorder = recorder
+        self._eventually = eventually
         blocks = Blocks(provider=InMemoryProvider(), nodes=3)
         self.executor = HighThroughputExecutor(
             workers_per_node=2, blocks=blocks, heartbeat_period=0.2, heartbeat_threshold=1.5
         )
         self.executor.start(recorder)
-        self.managers = [self._start() for _ in range(3)]
-        eventually(lambda: len(self.executor.status()["managers"]) == 3, "managers do not come up")
+        self.managers: list[subprocess.Popen[bytes]] = []
+        self.grow(managers)
+
+    def grow(self, managers: int) -> None:
+        """Start so many more."""
+        self.managers += [self._start() for _ in range(managers)]
+        count = len(self.managers)
+        self._eventually(lambda: len(self.executor.status()["managers"]) == count, "managers do not come up")
 
     def _start(self) -> subprocess.Popen[bytes]:
         argv, data = self.executor.command("b")
@@ -111,6 +123,7 @@ def test_it_runs_once_and_is_told_its_nodes(block: Block, recorder: Any) -> None
     host = os.uname().nodename
     found = recorder.wait(wide)[0].value
     hostfile = found.pop("WEFT_HOSTFILE")
+    assert found.pop("WEFT_MPI_PREFIX") == f"mpirun -n 5 --hostfile {hostfile}"
     assert found == {
         "WEFT_NODES": f"{host},{host}",
         "WEFT_NODE_COUNT": "2",
@@ -121,7 +134,9 @@ def test_it_runs_once_and_is_told_its_nodes(block: Block, recorder: Any) -> None
     assert not os.path.exists(hostfile)
     assert recorder.wait(shell)[0].value == "3 3"
     assert not any("WEFT_NODES" in outcome.value for outcome in recorder.wait(*small))
-    assert recorder.wait(ranks)[0].value["WEFT_RANKS"] == "4"
+    found = recorder.wait(ranks)[0].value
+    assert found["WEFT_RANKS"] == "4"
+    assert found["lines"] == f"{host}\n" * 4
 
 
 def test_nobody_else_gets_its_nodes(block: Block, recorder: Any, gate: Gate) -> None:
@@ -167,6 +182,23 @@ def test_cancel_and_timeout_free_all_nodes(block: Block, recorder: Any, gate: Ga
     block.submit(second, third)
     assert isinstance(recorder.wait(second)[0].error, TaskTimeoutError)
     assert recorder.wait(third)[0].value == "3 6"
+
+
+def test_a_node_that_comes_takes_the_place_of_a_busy_one(recorder: Any, eventually: Any, gate: Gate) -> None:
+    block = Block(recorder, eventually, managers=2)
+    try:
+        small = block.call(nodes_or_none, gate.address)
+        block.submit(small)
+        gate.wait_begun(PATIENCE)
+        wide, barrier = block.call(of_a_shell, nodes=2), block.call(abs, -2)
+        block.submit(wide, barrier)
+        assert list(block.executor.cancel([barrier.id])) == [barrier.id]  # both have been heard of
+        block.grow(1)
+        assert recorder.wait(wide)[0].value == "2 2"
+        gate.open()
+        assert recorder.wait(small)[0].value is None
+    finally:
+        block.close()
 
 
 def test_more_nodes_than_a_block_has_are_refused(block: Block, recorder: Any) -> None:

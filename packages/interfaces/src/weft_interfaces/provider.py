@@ -76,6 +76,8 @@ class JobStatus:
     reason: the batch system's own words, such as ``NODE_FAIL`` or ``AssocMaxJobsLimit``.
     started_at, ends_at: seconds since the epoch; ``ends_at`` is when its walltime is over.
     hosts: its nodes, once it runs. stderr_tail: the last lines it wrote, once it has ended.
+    stuck: it is not running, and no waiting will change that: the reason says what the job or the site would
+    have to have. A provider that is not sure does not say so.
     """
 
     state: JobState
@@ -85,6 +87,7 @@ class JobStatus:
     ends_at: float | None = None
     hosts: Sequence[str] = ()
     stderr_tail: str = ""
+    stuck: bool = False
 
 
 @runtime_checkable

@@ -7,9 +7,10 @@
         └── a node is lost or drained, or what ───┘
             comes before it has no room
 
-Nodes that are held get no new calls. Only the first call that cannot have all of its nodes yet (the
-``incomplete`` one) holds a part of them, and no later one passes it by: so each has its turn, and two never
-wait for each other. Smaller calls run on the nodes that nobody holds.
+Nodes that are held get no new calls; another node that becomes idle takes the place of a busy one. Only the
+first call that cannot have all of its nodes yet (the ``incomplete`` one) holds a part of them, and no later
+one passes it by: so each has its turn, and two never wait for each other. Smaller calls run on the nodes that
+nobody holds.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Allocation:
     def ready(self) -> bool:
         """Whether it can begin."""
         managers = self.managers
-        return len(managers) == self.batch.needs.nodes and not any(m.calls or m.absent for m in managers)
+        return len(managers) == self.batch.needs.nodes and not any(map(_busy, managers))
 
 
 class Allocations:
@@ -58,6 +59,7 @@ class Allocations:
         self._queue = queue
         self._incomplete: Allocation | None = None
         self._touched: list[Allocation] = []
+        self._idle: list[Manager] = []
         self._stirred = False
 
     # -- what happens ---------------------------------------------------------------------------------------
@@ -69,10 +71,16 @@ class Allocations:
         elif allocation.call is None:
             self._touched.append(allocation)
 
+    def idle(self, manager: Manager) -> None:
+        """A node has nothing to do."""
+        if self.pending:
+            self._idle.append(manager)
+
     def release(self, allocation: Allocation, now: float) -> None:
         """The call has ended."""
         for manager in allocation.managers:
             manager.idle_since = now
+            self.idle(manager)
         self._release(allocation)
 
     def dissolve(self, allocation: Allocation) -> None:
@@ -103,6 +111,10 @@ class Allocations:
         """Hold nodes for the calls whose turn it is. Returns those that can begin; they are not pending any
         more.
         """
+        idle, self._idle = self._idle, []
+        for manager in idle:
+            if manager.open and not manager.calls:
+                self._replace_busy(manager)
         incomplete = self._incomplete
         if self._stirred and incomplete is not None:
             self._incomplete = None
@@ -152,6 +164,28 @@ class Allocations:
             self._release(allocation)
             self._queue.park_held(batch)
 
+    def _replace_busy(self, manager: Manager) -> None:
+        """Have the first call that waits for a busy node of this block take this one in its place."""
+        block = manager.info.block
+        waiting = [
+            each
+            for each in self.pending
+            if each.managers
+            and each.managers[0].info.block == block
+            and any(_busy(held) for held in each.managers)
+            and manager.could_run(each.batch.needs)
+        ]
+        if not waiting:
+            return
+        first = min(waiting, key=lambda each: each.batch.order)
+        spared = max(filter(_busy, first.managers), key=lambda held: len(held.calls))
+        kept = [held for held in first.managers if held is not spared]
+        first.managers = sorted([*kept, manager], key=lambda held: held.number)
+        self._roster.release(spared)
+        self._roster.hold(manager, first)
+        self._touched.append(first)
+        self._stirred = True
+
     def _release(self, allocation: Allocation) -> None:
         managers, allocation.managers = allocation.managers, []
         for manager in managers:
@@ -177,6 +211,10 @@ class Allocations:
             if score == (0, 0) or looked == _LOOKED_AT:
                 break
         return sorted(best, key=lambda manager: manager.number)
+
+
+def _busy(manager: Manager) -> bool:
+    return bool(manager.calls) or manager.absent
 
 
 def _least_busy(managers: Iterable[Manager], count: int) -> list[Manager]:

@@ -57,7 +57,7 @@ def prefix(mpi: Sequence[str], hosts: Sequence[str], resources: Resources, hostf
     ranks = str(resources.ranks)
     if _base(program) == "srun":
         size = [f"--nodes={len(hosts)}", f"--ntasks={ranks}", f"--ntasks-per-node={resources.ranks_per_node}"]
-        # The manager is in a step of its own, which must not stand in the way, and whose settings are defaults.
+        # The manager is in a step of its own, which is not to be in the way, and whose settings are defaults.
         where = ["--distribution=block", f"--nodelist={','.join(hosts)}"]
         return [program, "--overlap", *size, *where, *more]
     listed = [] if hostfile is None else ["--hostfile", hostfile]

@@ -37,6 +37,7 @@ def judge(listed: ListedJob, ending: Ending) -> JobStatus:
         ends_at=listed.ends_at,
         hosts=tuple(listed.hosts),
         stderr_tail=ending.stderr,
+        stuck=listed.stuck,
     )
 
 

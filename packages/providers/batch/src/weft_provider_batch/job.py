@@ -21,6 +21,7 @@ class ListedJob:
     reason: the batch system's own words. started_at, ends_at: seconds since the epoch by the batch system's
     clock.
     name: as the queue shows it. tag, spec_id: those of its :class:`JobSpec`, empty if it is not ours.
+    stuck: no waiting will have it run.
     """
 
     id: JobId
@@ -33,6 +34,7 @@ class ListedJob:
     name: str = ""
     tag: str = ""
     spec_id: str = ""
+    stuck: bool = False
 
 
 class JobFiles(NamedTuple):

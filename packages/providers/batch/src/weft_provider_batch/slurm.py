@@ -87,6 +87,24 @@ _MEANINGS = {
     "TimeLimit": "its walltime was over",
 }
 
+# What the job asks for is more than one job may have, now and later. But not what may pass: limits on all jobs
+# together, and nodes that are down.
+_NEVER = frozenset(
+    {
+        "AccountNotAllowed",
+        "AssocMaxCpuPerJobLimit",
+        "AssocMaxNodePerJobLimit",
+        "AssocMaxWallDurationPerJobLimit",
+        "InvalidAccount",
+        "InvalidQOS",
+        "PartitionTimeLimit",
+        "QOSMaxCpuPerJobLimit",
+        "QOSMaxNodePerJobLimit",
+        "QOSMaxWallDurationPerJobLimit",
+        "QOSNotAllowed",
+    }
+)
+
 
 class SlurmProvider(BatchProvider):
     """Blocks that are jobs of Slurm.
@@ -288,6 +306,7 @@ def _listed(
         name=name,
         tag=tag,
         spec_id=spec_id,
+        stuck=not running and reason in _NEVER,
     )
 
 

@@ -228,6 +228,7 @@ class Interchange:
             manager.back_by = math.inf
             self._suspects.pop(address, None)
             self.roster.freed(manager)
+            self._allocations.idle(manager)
             self._allocations.stir(manager.allocation)
         self._hear(manager, message, frames[1:])
         self._dispatch()
@@ -290,6 +291,7 @@ class Interchange:
         """It may run calls that nobody could run before."""
         block = manager.info.block
         self.roster.freed(manager)
+        self._allocations.idle(manager)
         self._allocations.stir()
         self.queue.unpark(
             lambda needs: (
@@ -328,6 +330,8 @@ class Interchange:
         manager.complete(ids)
         manager.note_completions(len(ids), self._clock())
         self.roster.freed(manager)
+        if not manager.calls:
+            self._allocations.idle(manager)
         if manager.allocation is not None and (lost := self._end_allocation(manager, manager.allocation)):
             self._to_client(lost, ())
             return
@@ -374,6 +378,8 @@ class Interchange:
         manager.complete(mine)
         manager.crowded = True  # it gets no more than its slots take until one of these is free
         self.roster.freed(manager)
+        if not manager.calls:
+            self._allocations.idle(manager)
         if manager.allocation is not None:
             self._end_allocation(manager, manager.allocation)
         self._to_client(Returned(mine), ())
