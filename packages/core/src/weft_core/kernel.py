@@ -32,6 +32,7 @@ from ._interfaces import (
     InternalError,
     LostError,
     Memoizer,
+    NoBlocksError,
     Outcome,
     RetryDecision,
     RetryPolicy,
@@ -672,6 +673,11 @@ class Kernel:
             self._finish(task, CANCELLED, None, cancelled, report)
             return
         call_id = task.call_id
+        if isinstance(error, NoBlocksError) and self._goes_elsewhere(task):
+            reason = f"it has not begun, and another executor can take it: {error}"
+            if self._set_retrying(task, call_id, RetryDecision(True, 0.0, reason)):
+                self._set_pending(task, report)
+            return
         tries = task.tries = task.tries or Tries()
         tries.failures += not isinstance(error, LostError) or isinstance(error, WorkerLostError)
         if isinstance(error, LostError):
@@ -688,6 +694,11 @@ class Kernel:
                 self._timer.call_later(decision.delay, lambda: self._try_again(task))
             else:
                 self._set_pending(task, report)
+
+    def _goes_elsewhere(self, task: Task) -> bool:
+        executor = task.executor
+        running = self._phase not in ("cancelling", "closed")
+        return running and executor is not None and self._router.route(task.spec).others(executor)
 
     def _decide(self, task: Task, tries: Tries, error: BaseException) -> RetryDecision:
         if self._phase in ("cancelling", "closed"):

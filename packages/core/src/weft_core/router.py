@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 
 from ._interfaces import ConfigError, Executor, ResourcesError
@@ -28,6 +29,10 @@ class Route:
     def choose(self) -> Executor:
         """The executor that is likely to start one more task soonest, by its load now."""
         return self.only or min(self.executors, key=_crowd)
+
+    def others(self, executor: Executor) -> bool:
+        """Whether another one has workers, or will have."""
+        return any(_will_work(each) for each in self.executors if each is not executor)
 
 
 class Router:
@@ -94,10 +99,17 @@ def _listed(executors: Mapping[str, Executor]) -> str:
 
 def _crowd(executor: Executor) -> tuple[float, float]:
     """How crowded an executor is: calls for each slot. One without workers yet comes after any with a free
-    slot.
+    slot, one that will have none comes last.
     """
     load = executor.load()
     calls = load.queued + load.running
     if load.slots:
         return calls / load.slots, -load.slots
-    return (calls + 1) / max(1, load.max_slots) + 1.0, 0.0
+    if not load.max_slots:
+        return math.inf, 0.0
+    return (calls + 1) / load.max_slots + 1.0, 0.0
+
+
+def _will_work(executor: Executor) -> bool:
+    load = executor.load()
+    return bool(load.slots or load.max_slots)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         ManagerLostError,
         MemoStoreError,
         MissingPluginError,
+        NoBlocksError,
         ProviderError,
         RemoteError,
         ResourcesError,
@@ -139,6 +140,7 @@ __all__ = [
     "MemoStoreError",
     "Memoizer",
     "MissingPluginError",
+    "NoBlocksError",
     "Notice",
     "NullEventSink",
     "NullMemoStore",
@@ -191,9 +193,9 @@ _NAMES = {
     "errors": (
         "BlockLostError CallError ChannelError ConfigError CycleError DeadlockError "
         "DeathCertificate DependencyError FutureMisuseError InputError InterchangeLostError "
-        "InternalError LostError ManagerLostError MemoStoreError MissingPluginError ProviderError "
-        "RemoteError ResourcesError RunClosedError SerializationError ShellError StagingError TaskError "
-        "TaskExitError TaskTimeoutError TransientError UnitError WeftError WorkerLostError"
+        "InternalError LostError ManagerLostError MemoStoreError MissingPluginError NoBlocksError "
+        "ProviderError RemoteError ResourcesError RunClosedError SerializationError ShellError StagingError "
+        "TaskError TaskExitError TaskTimeoutError TransientError UnitError WeftError WorkerLostError"
     ),
     "event": "BaseEventSink Event EventSink NullEventSink SCHEMA_VERSION",
     "executor": "BaseExecutor Executor ExecutorContext Load",

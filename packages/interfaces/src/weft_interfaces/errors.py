@@ -22,6 +22,7 @@
     │   └── DependencyError      one of the tasks that it needed failed
     ├── TransientError           may succeed when tried again
     │   ├── ProviderError        a batch system refused or did not answer
+    │   │   └── NoBlocksError    an executor gets no blocks any more: the task has not begun
     │   ├── ChannelError         a place could not be reached
     │   ├── StagingError         a file could not be moved
     │   └── MemoStoreError       a store of results could not be read or written
@@ -60,6 +61,7 @@ __all__ = [
     "ManagerLostError",
     "MemoStoreError",
     "MissingPluginError",
+    "NoBlocksError",
     "ProviderError",
     "RemoteError",
     "ResourcesError",
@@ -241,6 +243,12 @@ class TransientError(WeftError):
 
 class ProviderError(TransientError):
     """A batch system refused a request or did not answer."""
+
+
+class NoBlocksError(ProviderError):
+    """An executor has no block, and none will come: the message says why. The task has not begun, so another
+    executor may have it.
+    """
 
 
 class ChannelError(TransientError):

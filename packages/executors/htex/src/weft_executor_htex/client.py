@@ -27,8 +27,8 @@ from weft_interfaces import (
     InterchangeLostError,
     LostError,
     ManagerLostError,
+    NoBlocksError,
     Outcome,
-    ProviderError,
     RunClosedError,
     Serializer,
 )
@@ -186,7 +186,12 @@ class Client:
                 self._messages.append(GiveBack())
             self._reporting += 1
         message = f"executor {self._label!r} has no block and none will come: {reason}"
-        self._report([Outcome(entry.id, None, ProviderError(message)) for entry in waiting])
+        self._report([Outcome(entry.id, None, NoBlocksError(message)) for entry in waiting])
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether no block will come."""
+        return self._hopeless is not None
 
     def hope(self) -> None:
         """A block is about to come after all."""

@@ -181,7 +181,8 @@ class HighThroughputExecutor(BaseExecutor):
         if session is None:
             return Load(0, 0, 0, most)
         slots = sum(info.slots for info in list(session.client.managers.values()))
-        return Load(session.client.queued(), len(session.client.running()), slots, max(slots, most))
+        most = slots if session.client.hopeless else max(slots, most)
+        return Load(session.client.queued(), len(session.client.running()), slots, most)
 
     def refusal(self, resources: Resources) -> str | None:
         blocks = self._blocks

@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError
 
 from ..block import BlockCommand, BlockLoad, Blocks, ExecutorDemand
 from ..call import Call, Outcome
-from ..errors import BlockLostError, DeathCertificate, ProviderError, ResourcesError
+from ..errors import BlockLostError, DeathCertificate, NoBlocksError, ResourcesError
 from ..executor import Load
 from ..provider import JobStatus
 from ..resources import Resources
@@ -112,7 +112,8 @@ class InMemoryBlockExecutor(ManualExecutor):
     def load(self) -> Load:
         with self._changed:
             slots = self._slots * sum(block.managers for block in self._up.values())
-            most = max(slots, self._slots * self._blocks.nodes * self._blocks.max)
+            most = self._slots * self._blocks.nodes * self._blocks.max
+            most = slots if self._hopeless is not None else max(slots, most)
             return Load(len(self._held) - len(self._begun), len(self._begun), slots, most)
 
     def refusal(self, resources: Resources) -> str | None:
@@ -153,7 +154,7 @@ class InMemoryBlockExecutor(ManualExecutor):
             self._hopeless = reason
             waiting = [call_id for call_id in self._held if call_id not in self._places]
         error = f"executor {self.label!r} has no block and none will come: {reason}"
-        self._end_all(waiting, lambda: ProviderError(error))
+        self._end_all(waiting, lambda: NoBlocksError(error))
 
     def shutdown(self, *, cancel: bool = False, timeout: float = 10.0) -> list[str]:
         if self._context is not None and not cancel:

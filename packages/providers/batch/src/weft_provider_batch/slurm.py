@@ -87,8 +87,8 @@ _MEANINGS = {
     "TimeLimit": "its walltime was over",
 }
 
-# What the job asks for is more than one job may have, now and later. What may pass is not among them: limits on
-# all jobs together, and nodes that are down.
+# What the job asks for is more than one job may have, now and later. What may pass is not among them: limits
+# on all jobs together, and nodes that are down.
 _NEVER = frozenset(
     {
         "AccountNotAllowed",
