@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from weft_core.scaler import Scaler, ScalerLimits
+from weft_core.scaling import LoadScalingPolicy
 from weft_interfaces import (
     BlockExecutor,
     BlockLostError,
@@ -22,6 +23,7 @@ from weft_interfaces import (
     JobSpec,
     JobState,
     JobStatus,
+    NoBlocksError,
     ProviderError,
     ScalingDecision,
     ScalingState,
@@ -1019,3 +1021,54 @@ def test_end_to_end_with_real_managers_in_memory(tmp_path: Path) -> None:
     assert len(provider.specs) == 3
     assert executor.shutdown() == []
     assert scaler.close() == []
+
+
+def test_executors_hear_when_their_blocks_end_and_when_that_is_moved(make: MakeRig) -> None:
+    rig = make(max=1, walltime=600)
+    rig.submit(1)
+    rig.tick()
+    (block,) = rig.bring_up()
+    job = rig.job(block)
+    (status,) = rig.provider.status([job]).values()
+    assert rig.executor.ends == {block: status.ends_at}
+    assert status.ends_at is not None
+    rig.provider.move_end(job, status.ends_at - 300)
+    rig.tick(10)
+    assert rig.executor.ends == {block: status.ends_at - 300}
+    assert rig.last("block.end_moved")["by"] == -300
+    rig.ticks(3)
+    assert rig.kinds().count("block.end_moved") == 1
+
+
+def test_blocks_that_can_never_run_are_given_up_at_once(make: MakeRig) -> None:
+    rig = make(max=3, slots=1)
+    calls = rig.submit(3)
+    rig.tick()
+    assert rig.provider.calls.count("submit") == 3
+    for job in rig.provider.specs:
+        rig.provider.stick(job, "PartitionTimeLimit")
+    rig.tick(10)
+    (reason,) = rig.executor.hopeless
+    assert "can never run: PartitionTimeLimit" in reason
+    assert all(isinstance(rig.context.outcomes[call].error, NoBlocksError) for call in calls)
+    rig.ticks(3)
+    assert sorted(rig.provider.cancelled) == sorted(rig.provider.specs)
+    assert rig.provider.calls.count("submit") == 3
+    assert rig.kinds().count("block.stuck") == 3
+    assert rig.kinds().count("scaling.stopped") == 1
+
+
+def test_blocks_that_wait_for_too_long_are_replaced(make: MakeRig) -> None:
+    rig = make(max=1, policy=LoadScalingPolicy(queue_timeout="5m"))
+    rig.submit(1)
+    rig.ticks(30)
+    assert rig.provider.calls.count("submit") == 1
+    rig.ticks(4)
+    assert rig.provider.calls.count("submit") == 2
+    assert len(rig.provider.cancelled) == 1
+    (reason,) = rig.reasons()
+    assert reason.startswith("given up after")
+    assert "in the queue for more than 300 s" in rig.last("block.draining")["reason"]
+    rig.bring_up()
+    rig.ticks(60)
+    assert rig.provider.calls.count("submit") == 2, "one that runs does not wait"

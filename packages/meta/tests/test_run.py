@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import weft
+from weft_interfaces import current_worker
 
 
 @weft.task
@@ -403,6 +405,59 @@ def test_remaining(run: weft.Run) -> None:
     seconds = left.options(timeout=50)().result()
     assert seconds is not None
     assert 0 < seconds <= 50
+
+
+def test_a_task_is_told_before_its_time_is_over(run: weft.Run) -> None:
+    @weft.task(timeout=30)
+    def told(seconds: float) -> float | None:
+        left: list[float | None] = []
+        said = threading.Event()
+
+        def tell() -> None:
+            left.append(worker.remaining())
+            said.set()
+
+        worker = current_worker()
+        assert worker is not None
+        with weft.on_walltime(tell, seconds):
+            said.wait(5.0 if seconds > 1 else 0.2)
+        return left[0] if left else None
+
+    early = told(29.5).result(timeout=20)
+    assert early is not None
+    assert 28 < early <= 29.5
+    assert told(1).result(timeout=20) is None, "there is more time than that"
+
+
+def test_nothing_is_told_of_a_task_that_has_ended(run: weft.Run) -> None:
+    told = threading.Event()
+
+    @weft.task(timeout=2)
+    def short() -> None:
+        weft.on_walltime(told.set, seconds=1)
+
+    short().result(timeout=20)
+    assert not told.wait(1.5)
+
+
+def test_notices_belong_to_tasks(run: weft.Run) -> None:
+    with pytest.raises(weft.InputError, match="outside a task"):
+        weft.on_walltime(print)
+
+    @weft.task
+    def in_a_thread() -> None:
+        weft.on_walltime(signal.SIGUSR1)
+
+    with pytest.raises(weft.InputError, match="takes no signals"):
+        in_a_thread().result(timeout=20)
+
+
+def test_the_words_that_start_ranks(run: weft.Run) -> None:
+    with pytest.raises(weft.InputError, match="outside a task"):
+        weft.mpi_prefix()
+    prefix = weft.task(weft.mpi_prefix)
+    assert prefix().result(timeout=20) == []
+    assert prefix.options(ranks=4)().result(timeout=20) == ["mpirun", "-n", "4"]
 
 
 def test_nothing_is_written_unless_something_is_put_there(tmp_path: Path) -> None:

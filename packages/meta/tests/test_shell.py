@@ -213,6 +213,15 @@ def test_leaving_the_run_by_an_exception_kills_commands(
     wait_until(lambda: not any(map(running, pids)), "the end of all processes")
 
 
+def test_a_command_is_sent_a_signal_before_its_time_is_over(any_run: weft.Run) -> None:
+    @weft.shell(timeout=20)
+    def trapping() -> str:
+        weft.on_walltime(signal.SIGUSR1, seconds=17)
+        return "trap 'echo saved; exit' USR1; while :; do sleep 0.1; done"
+
+    assert trapping().result(timeout=20).stdout == "saved\n"
+
+
 def test_interrupted_before_it_has_started_it_is_killed_at_once(running: Callable[[int], bool]) -> None:
     from weft._shell import _Command
     from weft_interfaces import CallOptions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 import pytest
 from weft_executor_htex import HighThroughputExecutor
+from weft_executor_htex.nodes import check_mpi, find_mpi, node_name, prefix
 from weft_interfaces import (
     Blocks,
     Call,
     CallOptions,
+    ConfigError,
     ManagerLostError,
     Resources,
     ResourcesError,
@@ -219,3 +222,37 @@ def test_its_demand_is_that_of_its_nodes(recorder: Any) -> None:
         assert executor.demand()[:3] == (2 * 4 + 1, 0, 12)
     finally:
         executor.shutdown(cancel=True, timeout=5.0)
+
+
+@pytest.mark.parametrize(
+    ("mpi", "words"),
+    [
+        ("mpirun", "mpirun -n 5 --hostfile /h"),
+        (["/opt/mpiexec.hydra", "-v"], "/opt/mpiexec.hydra -n 5 --hostfile /h -v"),
+        (
+            ["srun", "--mpi=pmix"],
+            "srun --overlap --nodes=2 --ntasks=5 --ntasks-per-node=3 --distribution=block --nodelist=a,b "
+            "--mpi=pmix",
+        ),
+    ],
+)
+def test_the_words_that_start_ranks(mpi: Any, words: str) -> None:
+    checked = check_mpi(mpi, "of a test")
+    assert shlex.join(prefix(checked, ["a", "b"], Resources(nodes=2, ranks=5), "/h")) == words
+
+
+@pytest.mark.parametrize("mpi", ["", [], "aprun", 3, ["srun", 3]])
+def test_other_words_are_refused(mpi: Any) -> None:
+    with pytest.raises(ConfigError, match='mpi of executor .* is neither "auto" nor one of srun') as caught:
+        HighThroughputExecutor(blocks=Blocks(provider=InMemoryProvider()), mpi=mpi)
+    assert caught.value.key == "mpi"
+
+
+def test_unless_said_it_is_what_the_node_has(tmp_path: Path) -> None:
+    assert check_mpi("auto", "") == []
+    assert find_mpi({"PATH": str(tmp_path), "SLURM_JOB_ID": "1"}) == ["srun"]
+    (tmp_path / "mpiexec").write_text("#!/bin/sh\n")
+    (tmp_path / "mpiexec").chmod(0o755)
+    assert find_mpi({"PATH": str(tmp_path), "SLURM_JOB_ID": "1"}) == ["mpiexec"]
+    assert node_name({"SLURMD_NODENAME": "n1"}, "login") == "n1"
+    assert node_name({}, "n1.cluster") == "n1.cluster"

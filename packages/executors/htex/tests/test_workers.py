@@ -554,6 +554,47 @@ def test_the_batch_system_knows_better_when_a_block_ends(site: Any, recorder: An
     assert 60 < recorder.value(here.executor, remaining) < 100
 
 
+def remaining_later(address: str) -> tuple[float | None, float | None]:
+    worker = current_worker()
+    assert worker is not None
+    before = worker.remaining()
+    pass_gate(address)
+    return before, worker.remaining()
+
+
+def test_the_end_of_a_block_may_be_moved_while_calls_run(
+    site: Any, recorder: Any, gate: Gate, eventually: Any
+) -> None:
+    """Running ones know it, and so do those that ask for more time than there was."""
+    here = site(workers_per_node=2, walltime=100)
+    here.start("moved")
+    running = recorder.call(remaining_later, gate.address)
+    here.executor.submit([running])
+    gate.wait_begun(PATIENCE)
+    long = recorder.call(abs, -7)._replace(options=CallOptions(resources=Resources(walltime=600)))
+    here.executor.submit([long])
+    assert 60 < recorder.value(here.executor, remaining) < 100
+    assert long.id not in recorder.outcomes
+    here.executor.block_ends("moved", time.time() + 1000)
+    assert recorder.wait(long)[0].value == 7
+    assert 900 < recorder.value(here.executor, remaining) < 1000
+    gate.open()
+    before, after = recorder.wait(running)[0].value
+    assert 60 < before < 100
+    assert 900 < after < 1000
+
+
+def test_a_block_ends_when_the_batch_system_says_so_later(site: Any, recorder: Any, gate: Gate) -> None:
+    here = site(workers_per_node=1, walltime=3600)
+    here.executor.block_ends("soon", time.time() + 4)  # before there is a manager
+    manager = here.start("soon")
+    running = recorder.call(pass_gate, gate.address)
+    here.executor.submit([running])
+    error = recorder.wait(running)[0].error
+    assert isinstance(error, BlockLostError)
+    assert manager.wait(PATIENCE) == 0
+
+
 def test_walltimes() -> None:
     now = time.time()
     assert Walltime(None, {"WEFT_JOB_ENDS_AT": ""}).left() == (float("inf"), float("inf"))
@@ -562,6 +603,8 @@ def test_walltimes() -> None:
     assert walltime.drains_at == pytest.approx(now + 3569, abs=1)
     assert Walltime(60, {}).drains_at == pytest.approx(now + 56, abs=1)
     assert "1h" in str(walltime)
+    assert walltime.move(now + 100) == now + 99
+    assert walltime.drains_at == pytest.approx(now + 94, abs=1)
 
 
 def test_a_block_drains_before_its_walltime_is_over(site: Any, recorder: Any, gate: Gate) -> None:

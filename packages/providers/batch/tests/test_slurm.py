@@ -52,6 +52,7 @@ def test_the_queue_as_slurm_writes_it() -> None:
         "3": (JobState.PENDING, "PartitionTimeLimit"),
         "18": (JobState.HELD, "job"),
     }
+    assert [job_id for job_id, job in jobs.items() if job.stuck] == ["3"]
     job = jobs[JobId("4")]
     assert (job.started_at, job.ends_at, job.hosts) == (1795641179, 1795644779, ("n1", "n2", "n4"))
     assert (job.name, job.tag, job.spec_id) == ("a b|c", "x y", "id1")

@@ -135,6 +135,20 @@ class InMemoryProvider(BaseProvider):
         self._move(job_id, JobState.RUNNING, JobState.PENDING, reason)
         self._jobs[job_id].queued_until_told = True
 
+    def stick(self, job_id: JobId, reason: str) -> None:
+        """A waiting job turns out to be one that can never run."""
+        self._move(job_id, JobState.PENDING, JobState.PENDING, reason)
+        with self._lock:
+            job = self._jobs[job_id]
+            job.status = replace(job.status, stuck=True)
+            job.queued_until_told = True
+
+    def move_end(self, job_id: JobId, ends_at: float) -> None:
+        """The walltime of a running job is over sooner, or later."""
+        with self._lock:
+            job = self._jobs[job_id]
+            job.status = replace(job.status, ends_at=ends_at)
+
     def vanish(self, job_id: JobId) -> None:
         """The batch system forgets the job."""
         self.end(job_id, JobState.GONE, "the batch system no longer knows the job")
