@@ -6,7 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,23 +114,13 @@ def test_srun_starts_ranks_on_the_nodes_of_the_task(on_slurm: Slurm, hosts: Netw
             assert len({line.rpartition(" on ")[2] for line in lines}) == 1
 
 
-def check_example(
-    root: Path, folder: Path, config: str, head: str, see: Callable[[list[str]], list[str]] = list
-) -> None:
-    """Run it with three nodes for programs that need four: whatever ran at once had other nodes."""
-    text = (root / f"examples/mpi/{config}.toml").read_text().replace('"localhost"', f'"{head}"')
-    settings = "; ".join(f"export {name}={value}" for name, value in OPEN_MPI.items())
-    (folder / "site.toml").write_text(f'{text}worker_init = "{settings}"\n')
-    command = [sys.executable, "-m", "weft", "run", "--quiet", "--config", "site.toml"]
-    done = subprocess.run(
-        see([*command, str(root / "examples/mpi/integrals.py")]),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    found = json.loads((folder / "integrals.json").read_text())
+def test_the_example_runs_on_slurm(on_slurm: Slurm, hosts: Network, root: Path, tmp_path: Path) -> None:
+    """Three nodes for programs that need four: whatever runs at once has other nodes."""
+    text = (root / "examples/mpi/slurm.toml").read_text()
+    (tmp_path / "site.toml").write_text(text.replace('"localhost"', f'"{hosts.head}"'))
+    weft_run = [sys.executable, "-m", "weft", "run", "--quiet", "--config", "site.toml"]
+    finish([*weft_run, str(root / "examples/mpi/integrals.py")], tmp_path)
+    found = json.loads((tmp_path / "integrals.json").read_text())
     assert [each["ranks"] for each in found] == [2, 4, 2]
     assert [round(each["value"], 6) for each in found] == [3.141593, 0.693147, 1.718282]
     assert [len(set(each["hosts"])) for each in found] == [1, 2, 1]
@@ -139,8 +129,28 @@ def check_example(
             assert not set(one["hosts"]) & set(other["hosts"])
 
 
-def test_the_example_runs_on_slurm(on_slurm: Slurm, hosts: Network, root: Path, tmp_path: Path) -> None:
-    check_example(root, tmp_path, "slurm", hosts.head)
+def finish(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+GRID_ENGINE = """
+import json, sys
+import weft
+
+@weft.shell(ranks_per_node=2)
+def together(name):
+    return [*weft.mpi_prefix(), sys.executable, "together.py", "begun", name, "3"]
+
+settings = "; ".join(f"export {name}={value}" for name, value in json.loads(sys.argv[1]).items())
+provider = weft.GridEngineProvider(parallel_environment="two", poll_interval=1, worker_init=settings)
+blocks = weft.Blocks(provider=provider, launcher=weft.MpiRunLauncher(), nodes=3, cpus=2, walltime=600)
+executor = weft.HighThroughputExecutor(blocks=blocks, address=sys.argv[2], workers_per_node=1)
+with weft.run(weft.Config(executors=[executor])):
+    results = weft.gather([together(f"{number}") for number in range(3)]).result(timeout=90)
+print(json.dumps([json.loads(each.stdout) for each in results]))
+"""
 
 
 @pytest.fixture
@@ -149,9 +159,17 @@ def on_grid_engine(hosts: Network, tmp_path_factory: pytest.TempPathFactory) -> 
         yield cluster
 
 
-def test_the_example_runs_on_grid_engine(
-    on_grid_engine: GridEngine, hosts: Network, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_programs_share_a_block_of_a_parallel_environment(
+    on_grid_engine: GridEngine, hosts: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Each on one of its nodes, by the words of the block's launcher."""
     for name, value in on_grid_engine.environment.items():
         monkeypatch.setenv(name, value)
-    check_example(root, tmp_path, "gridengine", hosts.head, on_grid_engine.see)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "together.py").write_text(TOGETHER)
+    (tmp_path / "script.py").write_text(GRID_ENGINE)
+    script = [sys.executable, "script.py", json.dumps(OPEN_MPI), hosts.head]
+    found = json.loads(finish(on_grid_engine.see(script), tmp_path).splitlines()[-1])
+    assert [each["ranks"] for each in found] == [2, 2, 2]
+    assert len({host for each in found for host in each["hosts"]}) == 3
+    assert all(len(set(each["hosts"])) == 1 for each in found)

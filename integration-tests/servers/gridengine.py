@@ -65,14 +65,7 @@ urgency_slots min
 accounting_summary FALSE
 qsort_args NONE
 """
-_ENVIRONMENTS = {
-    "mpi": "$fill_up",
-    "rr": "$round_robin",
-    "smp": "$pe_slots",
-    "one": "1",
-    "two": "2",
-    "four": "4",
-}
+_ENVIRONMENTS = {"mpi": "$fill_up", "rr": "$round_robin", "smp": "$pe_slots", "one": "1", "two": "2"}
 _NONE = (
     "load_thresholds suspend_thresholds ckpt_list prolog epilog starter_method suspend_method resume_method "
     "terminate_method owner_list user_lists xuser_lists subordinate_list complex_values projects xprojects "

@@ -231,8 +231,10 @@ def test_its_demand_is_that_of_its_nodes(recorder: Any) -> None:
         (["/opt/mpiexec.hydra", "-v"], "/opt/mpiexec.hydra -n 5 --hostfile /h -v"),
         (
             ["srun", "--mpi=pmix"],
-            "srun --overlap --nodes=2 --ntasks=5 --ntasks-per-node=3 --distribution=block --nodelist=a,b "
-            "--mpi=pmix",
+            (
+                "srun --overlap --nodes=2 --ntasks=5 --ntasks-per-node=3 --distribution=block --nodelist=a,b "
+                "--mpi=pmix"
+            ),
         ),
     ],
 )
@@ -243,7 +245,7 @@ def test_the_words_that_start_ranks(mpi: Any, words: str) -> None:
 
 @pytest.mark.parametrize("mpi", ["", [], "aprun", 3, ["srun", 3]])
 def test_other_words_are_refused(mpi: Any) -> None:
-    with pytest.raises(ConfigError, match='mpi of executor .* is neither "auto" nor one of srun') as caught:
+    with pytest.raises(ConfigError, match=r'mpi of executor .* is neither "auto" nor one of srun') as caught:
         HighThroughputExecutor(blocks=Blocks(provider=InMemoryProvider()), mpi=mpi)
     assert caught.value.key == "mpi"
 

@@ -15,7 +15,7 @@ __all__ = ["BaseExecutor", "Executor", "ExecutorContext", "Load"]
 
 class Load(NamedTuple):
     """How busy an executor is: calls waiting, calls begun, and the worker slots that it has and could
-    have.
+    have: 0 says that it will have none.
     """
 
     queued: int = 0
