@@ -254,7 +254,7 @@ class HighThroughputExecutor(BaseExecutor):
             directory=os.getcwd(),
             large=self._large,
             store=self._store,
-            mpi=self._mpi,
+            mpi=tuple(self._mpi),
         )
         return BlockCommand((sys.executable, "-m", f"{__package__}.manager"), setup.dump())
 

@@ -110,7 +110,7 @@ class ManagerSetup(msgspec.Struct, frozen=True):
     directory: str = ""
     large: int = 100_000
     store: int | None = None
-    mpi: Sequence[str] = ()
+    mpi: tuple[str, ...] = ()
 
     def dump(self) -> bytes:
         """As bytes, for :meth:`load`."""
