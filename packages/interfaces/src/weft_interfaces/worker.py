@@ -49,11 +49,17 @@ class WorkerContext:
     # -- notices --------------------------------------------------------------------------------------------
 
     def notify(self, tell: Callable[[], object], seconds: float) -> Notice:
-        """Have this called, in another thread, when the call has no more than so many seconds left.
+        """Have this called, in another thread, when the call has no more than so many seconds left. There it
+        finds this worker as the current one.
 
         Once, and at the latest before :meth:`end_notices` returns, which ends it.
         """
-        notice = Notice(self.remaining, tell, seconds)
+
+        def tell_inside() -> None:
+            adopt_worker(self)
+            tell()
+
+        notice = Notice(self.remaining, tell_inside, seconds)
         self._notices.append(notice)
         return notice
 
