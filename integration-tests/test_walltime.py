@@ -118,8 +118,8 @@ def test_tasks_are_told_before_a_block_whose_end_is_moved(site: Site) -> None:
         assert run.counts().failed == 0
     left = float((site.folder / "left").read_text())
     assert 3 < left <= 6
-    (moved,) = site.sink.of("block.end_moved")
-    assert -600 < moved["by"] < -500
+    (moved,) = (data for data in site.sink.of("block.end_moved") if data["by"] < -500)
+    assert moved["by"] > -600
     first, *_ = site.sink.of("block.ended")
     assert first["block"] == moved["block"]
 

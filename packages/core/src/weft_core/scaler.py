@@ -64,6 +64,7 @@ _SUBMITTED = JobStatus(state=JobState.PENDING)
 _NOT_SUBMITTED = JobStatus(state=JobState.PENDING, reason="not submitted yet")
 _TAIL_LINES = 20
 _LONGEST_PAUSE = 3600.0
+_MOVED = 2.0  # seconds by which an end must move to be worth an event: batch systems round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,7 +304,7 @@ class Scaler:
             return
         block.ends_at = ends_at
         fleet = block.fleet
-        if before is not None:
+        if before is not None and abs(ends_at - before) >= _MOVED:
             self._tell("block.end_moved", block, ends_at=ends_at, by=ends_at - before)
         self._guard(fleet, lambda: fleet.executor.block_ends(block.id, ends_at))
 
