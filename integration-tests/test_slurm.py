@@ -205,8 +205,10 @@ def test_without_sbatch_it_says_what_is_missing_and_where_it_looked(site: Site, 
         (bare / name).symlink_to(program(name))
     channel = LocalChannel(site.home, {**site.environment, "PATH": str(bare)})
     provider = site.provider(channel=channel)
+    begun = time.monotonic()
     with pytest.raises(ConfigError, match=f"`sbatch` is not found on .*PATH there, which is {bare}"):
         provider.submit(site.job())
+    print(f"measured: sbatch missing, seen after {time.monotonic() - begun:.1f} s")
     status = provider.status([JobId("1")])[JobId("1")]
     assert status.state is JobState.UNKNOWN
     assert "`squeue` is not found" in status.reason
@@ -222,6 +224,7 @@ def test_a_submission_that_hangs_is_given_up_and_comes_through_later(site: Site)
     begun = time.monotonic()
     with pytest.raises(ProviderError, match=r"`sbatch` .*no answer within 2 s"):
         provider.submit(spec)
+    print(f"measured: sbatch hangs, command_timeout 2 s: given up after {time.monotonic() - begun:.1f} s")
     assert time.monotonic() - begun < 10
     site.shims.restore("sbatch")
     submitted(provider, spec)

@@ -67,8 +67,10 @@ def wait_for(provider: Provider, job: JobId, *states: JobState, timeout: float =
 def test_what_accounts_and_partitions_refuse_is_named_at_once(
     channel: LocalChannel, options: dict[str, str], walltime: float, key: str
 ) -> None:
+    begun = time.monotonic()
     with pytest.raises(ConfigError, match=f"`{key}`") as caught:
         provider(channel, **options).submit(job("true", walltime=walltime))
+    print(f"measured: {key} refused after {time.monotonic() - begun:.1f} s")
     assert caught.value.key == key
 
 
@@ -78,12 +80,14 @@ def test_a_limit_of_the_account_is_the_reason_why_a_job_waits(channel: LocalChan
     try:
         site = provider(channel)
         first, second = site.submit(job("sleep", "600")), site.submit(job("sleep", "600"))
+        begun = time.monotonic()
         wait_for(site, first, JobState.RUNNING)
-        deadline = time.monotonic() + 30
+        deadline = begun + 30
         while not (status := site.status([second])[second]).reason.startswith("AssocMaxJobsLimit"):
             assert status.state is JobState.PENDING, status
             assert time.monotonic() < deadline, status
             time.sleep(0.2)
+        print(f"measured: {status.reason} after {time.monotonic() - begun:.1f} s")
         assert "all the jobs it may have" in status.reason
     finally:
         cluster.run(*user, "MaxJobs=-1")
