@@ -444,8 +444,10 @@ def test_a_full_disk_is_named_and_may_pass(site: Site) -> None:
         with contextlib.suppress(OSError):
             filler.write_bytes(b"x" * 70_000)
         spec = site.job(directory="small/runs")
+        begun = time.monotonic()
         with pytest.raises(ProviderError, match=r"(?i)no space left"):
             site.provider().submit(spec)
+        print(f"measured: full disk, seen after {time.monotonic() - begun:.1f} s")
         filler.unlink()
         provider = site.provider()
         job = submitted(provider, spec)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from servers.host import Host, Network, network
+from servers.process import processes_with
 from servers.slurm import Slurm, slurm
 from weft_channel_local import LocalChannel
 from weft_interfaces import BlockShape, JobId, JobSpec, JobState, JobStatus, Provider
@@ -158,6 +159,13 @@ def test_a_run_goes_on_when_a_host_loses_its_power(cluster: Slurm, hosts: Networ
     print(f"measured: power lost: the run ended after {time.monotonic() - begun:.1f} s")
     assert (process.returncode, stdout) == (0, f"{sum(range(16))}\n"), stderr
     cluster.wait_for("no job is left", lambda: not cluster.jobs())
+    cluster.wait_for("no process is left", lambda: not processes(tmp_path))
+
+
+def processes(folder: Path) -> list[int]:
+    """Those of the blocks of the one run in this folder."""
+    (run,) = (folder / "runs").iterdir()
+    return list(processes_with(f"WEFT_RUN_ID={run.name}"))
 
 
 def working(folder: Path) -> set[str]:
@@ -202,3 +210,4 @@ def test_a_run_goes_on_when_a_cable_is_out_for_half_a_minute(
     twice = len(list(tmp_path.glob("begun-*"))) - 32
     assert twice >= 1, "what the host had begun was begun again"
     patient.wait_for("no job is left", lambda: not patient.jobs(), 60)
+    patient.wait_for("no process is left", lambda: not processes(tmp_path))

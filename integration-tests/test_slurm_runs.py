@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers.process import wait_until
+from servers.process import processes_with, wait_until
 from servers.slurm import Slurm, slurm
 from servers.user import UserChannel, public_folder
 from weft_channel_local import LocalChannel
@@ -60,6 +60,11 @@ def jobs(cluster: Slurm, run: str = "") -> dict[str, str]:
     """The states of all jobs that have not ended, or of a run's, by their ids."""
     lines = cluster.run("squeue", "--noheader", "--format=%i %T %k").splitlines()
     return {line.split()[0]: line.split()[1] for line in lines if run in line}
+
+
+def processes(run: str) -> list[int]:
+    """Those of a run's blocks."""
+    return list(processes_with(f"WEFT_RUN_ID={run}"))
 
 
 # -- a client that is killed --------------------------------------------------------------------------------
@@ -148,6 +153,8 @@ def test_jobs_of_a_killed_run_are_reaped_and_those_of_a_living_one_are_not(
         assert "removed 2 of 2 jobs" in said
         assert jobs(cluster, dead) == {}
         assert jobs(cluster, alive) == kept
+        cluster.wait_for("its processes are gone", lambda: not processes(dead))
+        assert processes(alive)
         assert reap(home, "--yes", alive)[0] == 0
         assert jobs(cluster, alive) == kept
         two.send_signal(signal.SIGKILL)
@@ -240,6 +247,7 @@ def test_a_run_goes_on_without_the_scheduler_and_grows_when_it_is_back(cluster: 
     # Submissions that got no answer were doubled by none that followed.
     ever = cluster.run("squeue", "--noheader", "--states=all", "--format=%k").splitlines()
     run = next(path.name for path in home.glob("runs/*"))
+    cluster.wait_for("no process is left", lambda: not processes(run))
     assert len([line for line in ever if run in line]) == 2
 
 

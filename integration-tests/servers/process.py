@@ -15,7 +15,16 @@ from typing import NoReturn
 
 import pytest
 
-__all__ = ["ServerError", "Servers", "free_ports", "program", "unavailable", "until_we_die", "wait_until"]
+__all__ = [
+    "ServerError",
+    "Servers",
+    "free_ports",
+    "processes_with",
+    "program",
+    "unavailable",
+    "until_we_die",
+    "wait_until",
+]
 
 PACKAGES = Path(__file__).with_name("packages.txt")
 
@@ -66,6 +75,16 @@ def wait_until(what: str, condition: Callable[[], object], timeout: float = 30.0
         time.sleep(0.05)
 
 
+def processes_with(setting: str) -> Iterator[int]:
+    """The other processes of this machine that have this, such as ``HOME=/root``, in their environment."""
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and int(name) != os.getpid():
+            with contextlib.suppress(OSError):
+                variables = Path("/proc", name, "environ").read_bytes().split(b"\0")
+                if setting.encode() in variables:
+                    yield int(name)
+
+
 class Servers:
     """Daemons that run in the foreground, each with a log in the folder; ended in the reverse order.
 
@@ -76,7 +95,7 @@ class Servers:
     def __init__(self, folder: Path, environment: Mapping[str, str], mark: str) -> None:
         self.folder = folder
         self.environment = {**os.environ, **environment}
-        self._mark = mark.encode()
+        self._mark = mark
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, argv: Sequence[str]) -> None:
@@ -124,12 +143,7 @@ class Servers:
 
     def leftovers(self) -> Iterator[int]:
         """The processes that belong to these servers, the jobs that they run too."""
-        for name in os.listdir("/proc"):
-            if name.isdecimal() and int(name) != os.getpid():
-                with contextlib.suppress(OSError):
-                    variables = Path("/proc", name, "environ").read_bytes().split(b"\0")
-                    if self._mark in variables:
-                        yield int(name)
+        return processes_with(self._mark)
 
     def log(self, name: str, most: int = 3000) -> str:
         """The end of a daemon's log."""
