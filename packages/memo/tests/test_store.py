@@ -323,6 +323,7 @@ def test_a_value_whose_class_is_gone_is_a_miss_with_a_reason(path: Path) -> None
     assert store.get(key(1)) is None
     assert "pickled by Python 3." in store.problem(key(1))
     assert "vanishing" in store.problem(key(1))
+    assert store.verify() == [], "what this process cannot unpickle is not damaged"
     store.close()
 
 

@@ -15,7 +15,7 @@ from weft_interfaces import MemoStoreError, parse_bytes, parse_seconds
 from .batched import BatchedStore
 from .index import pack_text, unpack_text
 from .place import Place, digest_of
-from .record import Record, UnreadableError, content_digest, entry_of, pack_components, unpack_components
+from .record import Record, UnreadableError, content_digest, pack_components, unpack_components
 from .sweep import Removed, portions
 from .writer import Batch
 
@@ -112,14 +112,16 @@ class RemoteStore(BatchedStore):
         return Removed(entries, counts[0], counts[1], freed)
 
     def verify(self) -> list[tuple[bytes, str]]:
-        """Read everything: the keys of all entries that cannot be read, with the reason."""
+        """Read everything, and compare it with its checksums, without unpickling anything: the keys of all
+        entries that are damaged, with the reason.
+        """
         self.flush()
         broken = []
         for key in self._keys():
             try:
                 record = self._find(key)
                 if record is not None:
-                    entry_of(record, self._outcome(record))
+                    self._outcome(record)
             except UnreadableError as problem:
                 broken.append((key, str(problem)))
         return broken

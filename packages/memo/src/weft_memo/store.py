@@ -117,8 +117,10 @@ class FileStore(BatchedStore):
         return self._collect(size, age)
 
     def verify(self) -> list[tuple[bytes, str]]:
-        """Read everything: the keys of all entries that cannot be read, with the reason. A key that is empty
-        stands for the index as a whole.
+        """Read everything, and compare it with its checksums: the keys of all entries that are damaged, with
+        the reason. A key that is empty stands for the index as a whole.
+
+        Nothing is unpickled: that would run code, and results of a script's own classes need the script.
         """
         self.flush()
         return self._guarded(lambda index: broken_entries(index, self._values))

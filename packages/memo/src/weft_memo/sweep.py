@@ -11,7 +11,7 @@ from typing import TypeVar
 from .batched import parts_of
 from .gate import Gate
 from .index import COLUMNS, Index, unpack_text
-from .record import Record, UnreadableError, entry_of, unpack_components
+from .record import Record, UnreadableError, unpack_components
 from .values import Values
 
 __all__ = ["Removed", "Sweep", "broken_entries", "portions"]
@@ -152,7 +152,7 @@ class Sweep:
 
 
 def broken_entries(index: Index, values: Values) -> list[tuple[bytes, str]]:
-    """Keys of all entries that cannot be read, and why; the empty key stands for the index."""
+    """Keys of all entries that are damaged, and how; the empty key stands for the index."""
     broken = [(b"", f"the index: {line}") for (line,) in index.all("PRAGMA integrity_check") if line != "ok"]
     for rows in index.pages(f"SELECT id, {COLUMNS} FROM entries WHERE id > ? ORDER BY id LIMIT ?", 100):
         for row in rows:
@@ -160,8 +160,8 @@ def broken_entries(index: Index, values: Values) -> list[tuple[bytes, str]]:
             try:
                 if not record.is_whole():
                     raise UnreadableError(f"the entry of {record.task!r} is damaged: its checksum is another")
-                data = record.data if record.digest is None else values.read(record.digest)
-                entry_of(record, data or b"")
+                if record.digest is not None:
+                    values.read(record.digest)
             except UnreadableError as problem:
                 broken.append((record.key, str(problem)))
     return broken

@@ -190,7 +190,9 @@ def gc(
 
 @memo_app.command()
 def verify(store: Place = _DEFAULT) -> None:
-    """Read everything. Exit status 1 if something is broken: it is listed, and computed again when needed."""
+    """Compare everything with its checksums. Exit status 1 if something is damaged: it is listed, and
+    computed again when needed.
+    """
     with _opened(store) as opened:
         broken = opened.verify()
         entries, size = opened.size()
