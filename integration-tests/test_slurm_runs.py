@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,10 +36,12 @@ def home(cluster: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     """Where runs start: a home directory with an awkward name."""
     home = tmp_path / "home of o'neil"
     home.mkdir()
-    for name, value in {**cluster.environment, "HOME": str(home)}.items():
-        monkeypatch.setenv(name, value)
-    yield home
-    cluster.clear()
+    # What clients that are killed leave there; its name is short, as those of sockets have to be.
+    with tempfile.TemporaryDirectory(prefix="weft-") as temporary:
+        for name, value in {**cluster.environment, "HOME": str(home), "TMPDIR": temporary}.items():
+            monkeypatch.setenv(name, value)
+        yield home
+        cluster.clear()
 
 
 @contextlib.contextmanager

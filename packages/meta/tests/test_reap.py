@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -57,14 +58,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("WEFT_CONFIG", raising=False)
     (tmp_path / "site.toml").write_text(SITE)
-    yield tmp_path
-    provider = LocalProvider()
-    for client in read_clients(tmp_path / "runs"):
-        provider.cancel(list(provider.find(client.run)))
+    # What clients that are killed leave there; its name is short, as those of sockets have to be.
+    with tempfile.TemporaryDirectory(prefix="weft-") as temporary:
+        monkeypatch.setenv("TMPDIR", temporary)
+        yield tmp_path
+        provider = LocalProvider()
+        for client in read_clients(tmp_path / "runs"):
+            provider.cancel(list(provider.find(client.run)))
 
 
 @pytest.fixture
-def reap(start: Callable[..., Any], folder: Path) -> Callable[..., Any]:
+def reap(folder: Path, start: Callable[..., Any]) -> Callable[..., Any]:
     """Run ``weft reap`` with these arguments, to its end."""
 
     def ask(*arguments: str, status: int = 0) -> Any:
@@ -76,12 +80,12 @@ def reap(start: Callable[..., Any], folder: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def begun(start: Callable[..., Any], wait_until: Any, folder: Path) -> Callable[[], tuple[Any, str]]:
+def begun(folder: Path, start: Callable[..., Any], wait_until: Any) -> Callable[[], tuple[Any, str]]:
     """A run whose two blocks are at work: its program, and its id."""
 
     def begin() -> tuple[Any, str]:
         before = set(run_ids(folder))
-        program = start(APP)
+        program = start(APP, env={"TMPDIR": os.environ["TMPDIR"]})
         wait_until(
             lambda: len(list(folder.glob("begun-*"))) == 2 or program.process.poll() is not None, "two calls"
         )
@@ -156,14 +160,14 @@ def test_a_living_run_is_ended_with_force_alone(begun: Any, reap: Any) -> None:
     assert "removed 2 of 2 jobs" in said.out
 
 
-def test_a_run_that_ends_as_it_should_leaves_no_record(start: Any, folder: Path, reap: Any) -> None:
+def test_a_run_that_ends_as_it_should_leaves_no_record(folder: Path, start: Any, reap: Any) -> None:
     program = start(APP.replace("time.sleep(600)", "pass").replace("result()", "result(); print('done')"))
     assert program.end() == 0, program.err
     assert run_ids(folder) == []
     assert reap().out == "no job is left: 0 runs, 1 providers looked at\n"
 
 
-def test_what_cannot_be_asked_is_said(start: Any, folder: Path, reap: Any) -> None:
+def test_what_cannot_be_asked_is_said(folder: Path, start: Any, reap: Any) -> None:
     assert "no run 'nope'" in reap("nope", status=2).err
     (folder / "site.toml").write_text('executors = ["threads"]\n')
     assert "name one that does with --config" in reap(status=2).err
