@@ -33,7 +33,7 @@ def write(folder: Path, counted: Mapping[str, Census], total: Census) -> None:
         rows,
     )
     write_csv(folder / "unparsable.csv", ["file", "reason"], sorted(total.refused.items()))
-    picture(counted, total).savefig(folder / "census.png", dpi=160)
+    picture(counted, total).savefig(folder / "census.png", dpi=110)
 
 
 def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
