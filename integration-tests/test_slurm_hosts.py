@@ -128,7 +128,7 @@ import weft
 
 @weft.task
 def work(number):
-    pathlib.Path(f"begun-{number}-{socket.gethostname()}").touch()
+    pathlib.Path(f"begun-{number}-{time.time_ns()}-{socket.gethostname()}").touch()
     time.sleep(1.5)
     return number
 

@@ -56,6 +56,11 @@ class Site:
     def begun(self, tries: int) -> Callable[[], bool]:
         return lambda: len(list(self.folder.glob("begun-*"))) >= tries
 
+    @property
+    def knows_the_end(self) -> bool:
+        """Whether the run has heard from the queue when its block ends: only then can it hear that it moved."""
+        return any(data["ends_at"] for data in self.sink.of("block.running"))
+
     def end_in(self, seconds: float) -> None:
         """The administrator has the running job end sooner."""
         (job,) = (line.split()[0] for line in self.cluster.jobs() if "RUNNING" in line)
@@ -113,6 +118,7 @@ def test_tasks_are_told_before_a_block_whose_end_is_moved(site: Site) -> None:
     with site.run(poll=1) as run:
         future = resumable(site.folder)
         wait_until("the task begins", site.begun(1))
+        wait_until("the end of the block is known", lambda: site.knows_the_end)
         site.end_in(12)
         assert future.result(timeout=90) == 42
         assert run.counts().failed == 0
