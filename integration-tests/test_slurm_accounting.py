@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import os
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -72,6 +75,43 @@ def test_what_accounts_and_partitions_refuse_is_named_at_once(
         provider(channel, **options).submit(job("true", walltime=walltime))
     print(f"measured: {key} refused after {time.monotonic() - begun:.1f} s")
     assert caught.value.key == key
+
+
+REFUSED = """
+import weft
+
+@weft.task
+def double(x):
+    return 2 * x
+
+print(double(3).result())
+"""
+
+
+def test_a_run_whose_account_is_refused_ends_with_slurms_words(
+    cluster: Slurm, root: Path, tmp_path: Path
+) -> None:
+    configuration = (root / "examples/slurm.toml").read_text()
+    refused = configuration.replace('partition = "debug"', 'partition = "debug"\naccount = "nope"')
+    assert refused != configuration
+    (tmp_path / "site.toml").write_text(refused)
+    (tmp_path / "script.py").write_text(REFUSED)
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "weft", "run", "--quiet", "--config", "site.toml", "script.py"],
+        cwd=tmp_path,
+        env={**os.environ, **cluster.environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    print(f"measured: a run whose account is refused ended after {time.monotonic() - begun:.1f} s")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Invalid account or account/partition combination specified" in done.stderr
+    assert "look at `account`" in done.stderr
+    assert not cluster.jobs()
+    assert time.monotonic() - begun < 30
 
 
 def test_a_limit_of_the_account_is_the_reason_why_a_job_waits(channel: LocalChannel, cluster: Slurm) -> None:
