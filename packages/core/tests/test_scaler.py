@@ -30,6 +30,7 @@ from weft_interfaces import (
 )
 from weft_interfaces.memory import (
     InMemoryBlockExecutor,
+    InMemoryChannel,
     InMemoryProvider,
     ManualClock,
     RecordingContext,
@@ -231,6 +232,14 @@ def test_the_job_is_what_launcher_and_executor_say(make: MakeRig) -> None:
     assert spec.command[2:] == list(rig.executor.command(spec.id).argv)
     assert spec.shape == rig.executor.blocks.shape
     assert spec.environment == {"WEFT_BLOCK_ID": "run1-htex-1", "WEFT_RUN_ID": "run1"}
+
+
+def test_the_files_of_jobs_elsewhere_are_below_the_home_of_that_place(make: MakeRig) -> None:
+    rig = make(init=1)
+    rig.provider.channel = InMemoryChannel()
+    rig.tick()
+    (spec,) = rig.provider.submits
+    assert spec.directory == ".weft/runs/run1"
 
 
 def test_the_tag_begins_the_ids_when_it_is_given(make: MakeRig) -> None:

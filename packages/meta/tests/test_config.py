@@ -244,6 +244,7 @@ class Shape:
 
 
 class FakeProvider:
+    channel = None
     poll_interval = 1.0
 
     def __init__(self, partition: str, *, account: str | None = None, minutes: float = 10) -> None:

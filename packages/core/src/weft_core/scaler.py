@@ -122,7 +122,8 @@ class Scaler:
     emit: takes events, from any thread, without waiting or raising. ``source`` is the executor's label.
     run_id: names the run. tag: goes with all jobs and begins their ids, so it must be unique over all runs
     and users; the run id if None.
-    directory: where the jobs' scripts and output go, on the host of the providers' channels.
+    directory: where the jobs' scripts and output go. On the far side of a channel they go to
+    ``.weft/runs/<run id>``, below its home.
     policy, limits: what is asked for when. clock: seconds that never run backwards.
 
     :meth:`start` starts the thread; without it, call :meth:`tick`, from one thread at a time. Executors, the
@@ -501,11 +502,15 @@ class Scaler:
             name=f"weft-{block.fleet.label}-{block.id.rpartition('-')[2]}",
             command=launcher.wrap(command.argv, settings.shape),
             shape=settings.shape,
-            directory=self._directory,
+            directory=self._directory_for(settings.provider),
             tag=self._tag,
             environment={"WEFT_BLOCK_ID": block.id, "WEFT_RUN_ID": self._run_id},
             input=command.input,
         )
+
+    def _directory_for(self, provider: Provider) -> str:
+        channel = provider.channel
+        return self._directory if channel is None or not channel.remote else f".weft/runs/{self._run_id}"
 
     # -- cancelling and closing -----------------------------------------------------------------------------
 

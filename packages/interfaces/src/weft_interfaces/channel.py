@@ -57,6 +57,12 @@ class Channel(Protocol):
     def host(self) -> str:
         """The place's name, for messages."""
 
+    @property
+    def remote(self) -> bool:
+        """Whether it is elsewhere: paths of this machine then mean nothing there, nor are its processes and
+        sockets there.
+        """
+
     def run(
         self,
         argv: Sequence[str],
@@ -93,7 +99,9 @@ class Channel(Protocol):
 
 
 class BaseChannel:
-    """A channel with nothing to close, which calls itself by its class's name."""
+    """A channel to somewhere else with nothing to close, which calls itself by its class's name."""
+
+    remote = True
 
     @property
     def host(self) -> str:

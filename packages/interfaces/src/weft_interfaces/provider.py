@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NewType, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from .block import BlockShape
+    from .channel import Channel
 
 __all__ = ["BaseProvider", "JobId", "JobSpec", "JobState", "JobStatus", "Provider", "ScriptProvider"]
 
@@ -97,6 +98,10 @@ class Provider(Protocol):
     """
 
     @property
+    def channel(self) -> Channel | None:
+        """Where its commands run and its jobs' files are; None is this machine, also for what needs neither."""
+
+    @property
     def poll_interval(self) -> float:
         """Seconds between two status queries that the site is glad to see, at least."""
 
@@ -140,6 +145,7 @@ class ScriptProvider(Provider, Protocol):
 class BaseProvider:
     """The optional parts of a provider. Subclass it and write ``submit``, ``status`` and ``cancel``."""
 
+    channel: Channel | None = None
     poll_interval = 10.0
 
     def find(self, tag: str) -> Mapping[JobId, str]:

@@ -32,6 +32,8 @@ class LocalChannel:
     its stderr. Methods may be called from any thread.
     """
 
+    remote = False
+
     def __init__(self, home: str | Path | None = None, environment: Mapping[str, str] | None = None) -> None:
         self._home = os.path.abspath(home if home is not None else Path.home())
         self._environment = dict(environment or {})

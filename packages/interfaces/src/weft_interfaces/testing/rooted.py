@@ -56,6 +56,8 @@ class RootedChannel:
     that were made on this side by mistake: a test of a provider asserts that there are none.
     """
 
+    remote = True
+
     def __init__(
         self, directory: str | Path, *, home: str = "home of far", shown: Iterable[str | Path] = ()
     ) -> None:

@@ -81,13 +81,13 @@ class BatchProvider(Scheduler, BaseProvider):
             )
         self._worker_init = _text("worker_init", worker_init)
         self._options = _option_lines(_text("scheduler_options", scheduler_options), self.directive)
-        self._channel = channel
+        self.channel = channel
         self._unanswered: set[str] = set()
         self._timeout = parse_seconds(command_timeout, "command_timeout")
 
     @cached_property
     def _host(self) -> Host:
-        return Host(self._channel or local_channel(), self._timeout)
+        return Host(self.channel or local_channel(), self._timeout)
 
     @cached_property
     def _queue(self) -> Queue:

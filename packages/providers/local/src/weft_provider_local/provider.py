@@ -37,6 +37,7 @@ class LocalProvider(BaseProvider):
     """
 
     def __init__(self, channel: Channel | None = None) -> None:
+        self.channel = channel
         self._far = None if channel is None else FarMachine(channel)
         self.poll_interval = 0.5 if channel is None else 2.0
 
