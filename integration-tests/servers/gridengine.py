@@ -38,7 +38,7 @@ _GLOBAL = {
     "execd_spool_dir": "{folder}/spool/execd",
     "min_uid": "0",
     "min_gid": "0",
-    "gid_range": "20000-20900",
+    "gid_range": "{groups}",
     "load_report_time": "00:00:02",
     "max_unheard": "00:00:10",
     "reporting_params": "accounting=true reporting=false flush_time=00:00:01 joblog=false sharelog=00:00:00",
@@ -87,7 +87,7 @@ qtype BATCH INTERACTIVE
 pe_list {environments}
 rerun FALSE
 slots {slots}
-tmpdir /tmp
+tmpdir {tmpdir}
 shell /bin/sh
 shell_start_mode unix_behavior
 notify 00:00:10
@@ -179,6 +179,7 @@ def grid_engine(folder: Path, *, slots: int = 4, network: Network | None = None)
     common = folder / "default/common"
     for path in (common, folder / "spool/execd", folder / "spool/qmaster/job_scripts"):
         path.mkdir(parents=True)
+    (folder / "tmp").mkdir()  # of the jobs, whose numbers are those of other clusters, too
     for name in ("bin", "lib", "utilbin"):
         (folder / name).mkdir()
         (folder / name / "lx-amd64").symlink_to(_LIBRARY)
@@ -220,7 +221,10 @@ def grid_engine(folder: Path, *, slots: int = 4, network: Network | None = None)
 def _spool(cluster: GridEngine, spooling: str) -> None:
     """What the installation would ask for."""
     default = (_SHARE / "default-configuration").read_text()
-    settings = {key: value.format(folder=cluster.folder) for key, value in _GLOBAL.items()}
+    # By its group a process belongs to a job: no other cluster on this machine may use the same ones.
+    first = 100 * int(cluster.servers.environment["SGE_QMASTER_PORT"])
+    values = {"folder": cluster.folder, "groups": f"{first}-{first + 99}"}
+    settings = {key: value.format_map(values) for key, value in _GLOBAL.items()}
     (cluster.folder / "global.conf").write_text(_replaced(default, settings))
     resources = _SHARE / "util/resources"
     steps = [
@@ -255,7 +259,13 @@ def _configure(cluster: GridEngine, head: str, slots: int) -> None:
     rest = "".join(f"{key} NONE\n" for key in _NONE.split())
     rest += "".join(f"{key} INFINITY\n" for key in _UNLIMITED.split())
     for name, limit in (("all.q", "INFINITY"), ("short.q", "00:00:20")):
-        queue = _QUEUE.format(name=name, slots=slots, h_rt=limit, environments=" ".join(_ENVIRONMENTS))
+        queue = _QUEUE.format(
+            name=name,
+            slots=slots,
+            h_rt=limit,
+            environments=" ".join(_ENVIRONMENTS),
+            tmpdir=cluster.folder / "tmp",
+        )
         cluster.add("-Aq", name, queue + rest)
 
 
