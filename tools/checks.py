@@ -1,4 +1,4 @@
-"""Run checks, one after the other or two at a time, and sum up what came of them."""
+"""Run checks, one after the other or several at a time, and sum up what came of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -108,22 +108,23 @@ def run_in_turn(checks: Iterable[Check]) -> Iterator[Report]:
 
 
 def run_together(checks: Sequence[Check], width: int) -> Generator[Report, None, None]:
-    """Run ``width`` checks at a time; the output of each is shown when it is done, in the order given."""
-    if len(checks) < 2:
+    """Run ``width`` checks at a time, begun in the order given; each is shown when it is done."""
+    if len(checks) < 2 or width < 2:
         yield from run_in_turn(checks)
         return
     print(f"\n{width} at a time: {', '.join(check.name for check in checks)}", flush=True)
-    runs: list[Future[Report]] = []
+    runs: dict[Future[Report], Path] = {}
     pool = ThreadPoolExecutor(width)
     try:
         with tempfile.TemporaryDirectory(prefix="weft-output-") as folder:
-            files = [Path(folder, str(number)) for number in range(len(checks))]
-            runs += [pool.submit(run_to_file, check, file) for check, file in zip(checks, files, strict=True)]
-            for done, file in zip(runs, files, strict=True):
-                report = done.result()
-                with file.open(encoding="utf-8", errors="replace") as output:
+            for number, check in enumerate(checks):
+                file = Path(folder, str(number))
+                runs[pool.submit(run_to_file, check, file)] = file
+            for done in as_completed(runs):
+                with runs[done].open(encoding="utf-8", errors="replace") as output:
                     shutil.copyfileobj(output, sys.stdout)
-                yield report
+                sys.stdout.flush()
+                yield done.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         # Again and again, because a check may be between two commands. What never began is done, but `wait`
@@ -157,12 +158,12 @@ def duration(seconds: float) -> str:
 
 
 def print_table(reports: Iterable[Report]) -> None:
-    """One line for each check, what failed last."""
+    """One line for each check, by name, what failed last."""
     print(f"\n{' all checks ':=^80}")
-    for report in sorted(reports, key=lambda report: not report.ok):
+    for report in sorted(reports, key=lambda report: (not report.ok, report.name)):
         state = "ok  " if report.ok else "FAIL"
         note = f"  ({report.note})" if report.note else ""
-        print(f"{state} {report.name:<24} {report.seconds:8.1f} s  {counted(report.counts)}{note}")
+        print(f"{state} {report.name:<30} {report.seconds:8.1f} s  {counted(report.counts)}{note}")
 
 
 def print_summary(reports: Sequence[Report], seconds: float) -> int:

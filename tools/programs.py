@@ -49,7 +49,7 @@ def call(
     *,
     env: Mapping[str, str] | None = None,
     out: IO[str] | None = None,
-    limit: float = 900,
+    limit: float = 1500,
 ) -> int:
     """Run a command in the root of the repository, with its output shown, or written to ``out``.
 

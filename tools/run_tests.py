@@ -1,8 +1,9 @@
 """Run every check of this workspace, each in its environment, and close with one summary of them all.
 
-``hatch run test`` runs everything; ``hatch run test unit lint`` runs these steps alone. A check that fails
-does not stop the later ones. The closing line has pytest's own format, counted over all suites; a check that
-is no pytest suite (lint, types, boundaries, an environment that cannot be created) counts as one test.
+``hatch run test`` runs everything; ``hatch run test unit lint`` runs these steps alone. Most steps run beside
+each other; the output of a check is shown when it is done, in one piece. A check that fails does not stop the
+others. The closing line has pytest's own format, counted over all suites; a check that is no pytest suite
+(lint, types, boundaries, an environment that cannot be created) counts as one test.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import zip_longest
 from pathlib import Path
 
 from check_boundaries import find_packages
@@ -78,9 +79,12 @@ def tensors() -> list[Check]:
 
 
 def integration() -> list[Check]:
-    """The system as a whole, and the examples of every README."""
-    command = [sys.executable, "-m", "pytest", "-m", "not wheels", "integration-tests"]
-    return [Check("integration", command, suite=True)]
+    """The system as a whole, each file on servers of its own, and the examples of every README."""
+    command = [sys.executable, "-m", "pytest", "-m", "not wheels"]
+    files = list((ROOT / "integration-tests").glob("test_*.py"))
+    files.sort(key=lambda file: (-file.stat().st_size, file))  # those that take longest begin first, mostly
+    names = [file.stem.replace("test_", "integration.", 1) for file in files]
+    return [Check(name, [*command, str(file)], suite=True) for name, file in zip(names, files, strict=True)]
 
 
 def dist() -> list[Check]:
@@ -119,35 +123,48 @@ STEPS: dict[str, Callable[[], list[Check]]] = {
     for step in (lint, types, boundaries, tools, unit, tensors, integration, dist, floor, pythons)
 }
 
-# Repetitions of the unit tests elsewhere: they wait more than they compute.
-TOGETHER = {"floor", "pythons"}
+# Quick, and their checks share an environment: one after the other, before anything else.
+IN_TURN = ("lint", "types", "boundaries", "tools")
+
+# Wait for their servers more than they compute: they alternate with those that compute.
+WAITING = ("integration",)
+
+# Take longest, so that they begin before the others, and nothing long is left for the end.
+LONG = ("pythons", "floor")
 
 
-def run_steps(names: Sequence[str]) -> Iterator[Report]:
-    """Run steps in the order given, those that may be together with their neighbours."""
-    for together, group in groupby(names, TOGETHER.__contains__):
-        if together:
-            checks = [check for name in group for check in STEPS[name]()]
-            yield from run_together(checks, width=max(2, (os.cpu_count() or 1) // 2))
-        else:
-            for name in group:
-                yield from run_in_turn(STEPS[name]())
+def run_steps(names: Sequence[str], width: int) -> Iterator[Report]:
+    """Run steps: a few in turn, then the checks of all others, ``width`` at a time."""
+    for name in names:
+        if name in IN_TURN:
+            yield from run_in_turn(STEPS[name]())
+    others = sorted((name for name in names if name not in IN_TURN), key=lambda name: name not in LONG)
+    waiting = [check for name in others if name in WAITING for check in STEPS[name]()]
+    computing = [check for name in others if name not in WAITING for check in STEPS[name]()]
+    alternating = [check for pair in zip_longest(waiting, computing) for check in pair if check]
+    yield from run_together(alternating, width)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the steps that are named, or all."""
     parser = argparse.ArgumentParser(prog="hatch run test", description=__doc__.partition("\n")[0])
     parser.add_argument("steps", nargs="*", metavar="step", help=f"{', '.join(STEPS)} (default: all)")
-    names = parser.parse_args(arguments).steps or list(STEPS)
+    width = max(3, (os.cpu_count() or 1) // 2)
+    more = f"how many checks run at a time (default: half as many as processors, but 3; here {width})"
+    parser.add_argument("-j", "--jobs", type=int, default=width, metavar="N", help=more)
+    options = parser.parse_args(arguments)
+    names = options.steps or list(STEPS)
     unknown = [name for name in names if name not in STEPS]
     if unknown:
         parser.error(f"no step is called {unknown[0]!r}. The steps are {', '.join(STEPS)}")
     os.chdir(ROOT)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Also where a script starts this in the background: it would ignore Ctrl-C, and so would every test.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     begin = time.monotonic()
     reports: list[Report] = []
     try:
-        reports.extend(run_steps(names))  # keeps what came before an interruption
+        reports.extend(run_steps(names, options.jobs))  # keeps what came before an interruption
     except KeyboardInterrupt:
         reports.append(Report("interrupted", 0, Counter(errors=1)))
     return print_summary(reports, time.monotonic() - begin)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import checks
@@ -146,16 +147,16 @@ def test_an_environment_that_cannot_be_made_is_an_error() -> None:
     assert report.note == "exit status 1 of false"
 
 
-@pytest.mark.parametrize("together", [set(), {"good", "bad"}], ids=["in turn", "together"])
+@pytest.mark.parametrize("in_turn", [{"good", "bad"}, {"bad"}, set()], ids=["in turn", "both", "together"])
 def test_a_failing_check_does_not_stop_the_next(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], together: set[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], in_turn: set[str]
 ) -> None:
     steps = {
         "bad": lambda: [python("bad", "raise SystemExit(7)")],
         "good": lambda: [python("good", "pass"), python("better", "pass")],
     }
     monkeypatch.setattr(run_tests, "STEPS", steps)
-    monkeypatch.setattr(run_tests, "TOGETHER", together)
+    monkeypatch.setattr(run_tests, "IN_TURN", in_turn)
     assert run_tests.main([]) == 1
     out = capsys.readouterr().out
     assert "= 1 failed, 2 passed in" in out.splitlines()[-1]
@@ -164,14 +165,44 @@ def test_a_failing_check_does_not_stop_the_next(
     assert "= 2 passed in" in closing_line(capsys)
 
 
-def test_checks_that_run_together_are_shown_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
-    print_both = "import sys; print('out {0}', flush=True); print('err {0}', file=sys.stderr)"
-    made_up = [python(name, print_both.format(name)) for name in ("a", "b", "c")]
-    assert [report.name for report in checks.run_together(made_up, 2)] == ["a", "b", "c"]
+def test_what_waits_alternates_with_what_computes_and_the_longest_begin_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made_up = {"quick": 1, "short": 2, "waiting": 4, "long": 1}
+
+    def checks_of(step: str) -> list[Check]:
+        return [python(f"{step}{number}", "pass") for number in range(made_up[step])]
+
+    monkeypatch.setattr(run_tests, "STEPS", {step: partial(checks_of, step) for step in made_up})
+    for name, step in (("IN_TURN", "quick"), ("WAITING", "waiting"), ("LONG", "long")):
+        monkeypatch.setattr(run_tests, name, (step,))
+    assert run_tests.main(["--jobs=2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    together = "waiting0, long0, waiting1, short0, waiting2, short1, waiting3"
+    assert lines.index(f"2 at a time: {together}") > lines.index(f"{' quick0 ':-^80}")
+    assert "= 8 passed in" in lines[-1]
+
+
+def test_checks_that_run_together_are_shown_one_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = tmp_path / "opened"
+    os.mkfifo(opened)
+    say = "import sys; print('out {0}', flush=True); {1}; print('err {0}', file=sys.stderr)"
+    made_up = [
+        python("a", say.format("a", f"open({str(opened)!r}).close()")),
+        python("b", say.format("b", "pass")),
+        python("c", say.format("c", f"open({str(opened)!r}, 'w').close()")),
+    ]
+    reports = checks.run_together(made_up, 2)
+    assert next(reports).name == "b"  # while the first waits
+    assert {report.name for report in reports} == {"a", "c"}
     out = [line for line in capsys.readouterr().out.splitlines() if line]
     assert out[0] == "2 at a time: a, b, c"
     shown = [line.strip("- ") for line in out[1:]]
-    assert shown == ["a", "out a", "err a", "b", "out b", "err b", "c", "out c", "err c"]
+    for name in "abc":
+        at = shown.index(name)
+        assert shown[at : at + 3] == [name, f"out {name}", f"err {name}"]
 
 
 def test_what_runs_together_is_killed_together(tmp_path: Path) -> None:
@@ -199,6 +230,7 @@ def test_an_interruption_is_no_success(
     monkeypatch.setattr(
         run_tests, "STEPS", {"good": lambda: [python("good", "pass")], "interrupted": interrupted}
     )
+    monkeypatch.setattr(run_tests, "IN_TURN", {"good"})
     assert run_tests.main([]) == 1
     assert "= 1 passed, 1 error in" in closing_line(capsys)
 
