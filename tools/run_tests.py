@@ -54,10 +54,16 @@ def tools() -> list[Check]:
     return [Check("tools", [sys.executable, "-m", "pytest", "tools/tests"], suite=True)]
 
 
+def bulk(*files: Path) -> int:
+    """How much there is to run, roughly: the longest checks begin first, so that none is left for the end."""
+    return sum(file.stat().st_size for file in files)
+
+
 def unit() -> list[Check]:
     """Every package in an environment of its own, with what it declares and nothing else."""
-    folders = [package.folder.relative_to(ROOT / "packages") for package in find_packages(ROOT)]
-    names = ["unit." + "-".join(folder.parts) for folder in folders]
+    folders = [package.folder for package in find_packages(ROOT)]
+    folders.sort(key=lambda folder: bulk(*folder.glob("tests/*.py")), reverse=True)
+    names = ["unit." + "-".join(folder.relative_to(ROOT / "packages").parts) for folder in folders]
     return [Check(name, in_hatch(name, "check"), suite=True) for name in names]
 
 
@@ -81,8 +87,7 @@ def tensors() -> list[Check]:
 def integration() -> list[Check]:
     """The system as a whole, each file on servers of its own, and the examples of every README."""
     command = [sys.executable, "-m", "pytest", "-m", "not wheels"]
-    files = list((ROOT / "integration-tests").glob("test_*.py"))
-    files.sort(key=lambda file: (-file.stat().st_size, file))  # those that take longest begin first, mostly
+    files = sorted((ROOT / "integration-tests").glob("test_*.py"), key=bulk, reverse=True)
     names = [file.stem.replace("test_", "integration.", 1) for file in files]
     return [Check(name, [*command, str(file)], suite=True) for name, file in zip(names, files, strict=True)]
 
@@ -129,7 +134,7 @@ IN_TURN = ("lint", "types", "boundaries", "tools")
 # Wait for their servers more than they compute: they alternate with those that compute.
 WAITING = ("integration",)
 
-# Take longest, so that they begin before the others, and nothing long is left for the end.
+# Take longest, so that they begin before the others: see bulk().
 LONG = ("pythons", "floor")
 
 
