@@ -129,7 +129,6 @@ class SlurmSuite(ProviderSuite):
     @contextlib.contextmanager
     def failing_queries(self, provider: Provider) -> Iterator[None]:
         self.site.shims.before("squeue", "echo garbage; exit 1")
-        time.sleep(1.0)  # the last answer counts for an interval
         yield
         self.site.shims.restore("squeue")
 
@@ -158,7 +157,6 @@ class TestFarSlurmProvider(ProviderSuite):
     def failing_queries(self, provider: Provider) -> Iterator[None]:
         conf, away = self.cluster.folder / "slurm.conf", self.cluster.folder / "away"
         conf.rename(away)
-        time.sleep(1.0)  # the last answer counts for an interval
         yield
         away.rename(conf)
 

@@ -184,12 +184,22 @@ class ProviderSuite:
         provider = self.make_provider()
         with self.running_job(provider) as job:
             with self.failing_queries(provider):
-                status = self.query_that_may_not_raise(provider, job)[job]
+                status = self.status_without_answers(provider, job)
             assert status.state is JobState.UNKNOWN, (
                 f"a query that fails makes a job UNKNOWN, not {status.state}"
             )
             assert status.reason, "an UNKNOWN job comes with the reason why the query failed"
             self.wait_for(provider, job, JobState.RUNNING)
+
+    def status_without_answers(self, provider: Provider, job: JobId) -> JobStatus:
+        """What is said of a running job once the last answer that there was counts no more."""
+        limit, pause = self.timeout, max(0.01, min(provider.poll_interval, 0.2))
+        status = self.query_that_may_not_raise(provider, job)[job]
+        while status.state is JobState.RUNNING and limit > 0:
+            limit -= pause
+            self.tick(provider)
+            status = self.query_that_may_not_raise(provider, job)[job]
+        return status
 
     def query_that_may_not_raise(self, provider: Provider, job: JobId) -> Mapping[JobId, JobStatus]:
         """Ask for a job's status; that a query fails is an answer, not an exception."""
