@@ -58,8 +58,9 @@ class Progress:
             return
         self._stopping.set()
         self._thread.join()
-        if self._counts().total:
-            self._line()
+        counts = self._counts()
+        if counts.total:
+            self._line(counts)
 
     def _show(self) -> None:
         if not _is_terminal():
@@ -72,12 +73,12 @@ class Progress:
         while not self._stopping.wait(wait):
             counts, wait = self._counts(), _LINE_INTERVAL
             if counts != shown:
-                self._line()
+                self._line(counts)
                 shown = counts
 
-    def _line(self) -> None:
+    def _line(self, counts: Counts) -> None:
         elapsed = format_seconds(time.monotonic() - self._began)
-        print(f"weft: {summary(self._counts())} ({elapsed})", file=sys.stderr, flush=True)
+        print(f"weft: {summary(counts)} ({elapsed})", file=sys.stderr, flush=True)
 
     def _show_bar(self) -> None:
         bar = _bar()
