@@ -749,9 +749,9 @@ def test_timeout_is_exact_and_spares_the_others(started: Any, recorder: Any) -> 
 def test_waiting_in_the_queue_is_no_part_of_the_timeout(started: Any, recorder: Any, gate: Gate) -> None:
     executor = started(workers=1)
     first = gated(recorder, executor, gate)
-    call = recorder.call(abs, -1, timeout=0.05)
+    call = recorder.call(abs, -1, timeout=1.0)  # which it keeps on a busy machine, too
     executor.submit([call])
-    time.sleep(0.1)
+    time.sleep(1.1)
     gate.open()
     assert [outcome.error for outcome in recorder.wait(first, call)] == [None, None]
 

@@ -477,8 +477,10 @@ def test_shutdown_with_cancel_drops_what_waits(recorder: Any) -> None:
     first, second = recorder.call(gate, "finished"), recorder.call(int)
     executor.submit([first, second])
     assert gate.begun.wait(PATIENCE)
-    threading.Timer(0.05, gate.opened.set).start()
+    opener = threading.Thread(target=lambda: (recorder.wait(second), gate.opened.set()))
+    opener.start()
     assert executor.shutdown(cancel=True, timeout=PATIENCE) == []
+    opener.join(PATIENCE)
     assert recorder.outcomes[first.id].value == "finished"
     assert isinstance(recorder.outcomes[second.id].error, CancelledError)
 
