@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -53,12 +54,17 @@ def program(name: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Ports that nobody listens on now, all different.
+
+    They are below those that the kernel gives to whoever asks for any: tests beside this one do all the time.
+    """
+    ports: set[int] = set()
+    while len(ports) < count:
+        port = 10_000 + secrets.randbelow(22_768)  # random numbers are the same in every test
+        with contextlib.suppress(OSError), socket.socket() as each:
+            each.bind(("", port))
+            ports.add(port)
+    return list(ports)
 
 
 def until_we_die(name: str = "TERM") -> list[str]:
