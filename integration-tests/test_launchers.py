@@ -403,6 +403,17 @@ def test_a_command_that_is_an_mpi_program_finds_its_peers(
     assert ended.stdout.split() == ["3"] * 3, ended.stderr
 
 
+def test_input_that_a_command_takes_from_its_file_is_none_of_mpiruns(tmp_path: Path) -> None:
+    """Open MPI 4.1 crashes, every other time, while it passes on what its first rank does not read."""
+    site = with_mpi(Site(MpiRunLauncher(), [], plain_environment()), "openmpi", tmp_path / "mpi")
+    keys = tmp_path / "input"
+    keys.write_text("x" * 300_000)
+    for _ in range(8):
+        command = ("sh", "-c", "sleep 0.2; wc -c")
+        ended = site.run(*command, nodes=1, input=keys.read_text(), WEFT_JOB_INPUT=str(keys))
+        assert (ended.returncode, ended.stdout.split()) == (0, ["300000"]), ended.stderr
+
+
 # -- pilots -------------------------------------------------------------------------------------------------
 
 

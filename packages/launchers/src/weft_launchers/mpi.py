@@ -42,9 +42,13 @@ _START = """
 weft_hostfile={hostfile}
 # In a job of Slurm they start their own daemons by srun: these are to leave room for the steps of tasks.
 export SLURM_OVERLAP=1
+# The nodes read the input from its file. Open MPI 4.1 may crash when it passes on what nobody reads.
+weft_stdin=
+[ -z "${{WEFT_JOB_INPUT-}}" ] || {{ exec </dev/null; weft_stdin=none; }}
 case $weft_flavor in
     openmpi)
         set -- {openmpi}
+        [ -z "$weft_stdin" ] || set -- --stdin "$weft_stdin" "$@"
         [ -z "$weft_hostfile" ] || set -- --hostfile "$weft_hostfile" "$@"
         ;;
     mpich)
