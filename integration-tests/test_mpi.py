@@ -6,7 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,14 @@ import pytest
 import weft
 from servers.gridengine import GridEngine, grid_engine
 from servers.host import Network, network
+from servers.process import wait_until
 from servers.slurm import Slurm, slurm
+from weft_interfaces import BlockShape, JobSpec, JobState
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(120)]
 
-# As root, and where all hosts have the same /tmp, some of which Grid Engine removes.
-OPEN_MPI = {
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "OMPI_MCA_orte_tmpdir_base": "/tmp",
-    "TMPDIR": "/tmp",
-}
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+EXPORTS = "; ".join(f"export {name}={value}" for name, value in AS_ROOT.items())
 
 # Says who it is, and goes on when as many programs as are to run at once have begun.
 TOGETHER = """
@@ -57,8 +54,10 @@ def cluster(hosts: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def on_slurm(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
-    for name, value in {**cluster.environment, **OPEN_MPI}.items():
+def on_slurm(cluster: Slurm, hosts: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
+    # Nodes that share a /tmp take each other's sessions for their own.
+    sessions = {"OMPI_MCA_orte_tmpdir_base": str(hosts.scratch)}
+    for name, value in {**cluster.environment, **AS_ROOT, **sessions}.items():
         monkeypatch.setenv(name, value)
     yield cluster
     cluster.clear()
@@ -114,13 +113,12 @@ def test_srun_starts_ranks_on_the_nodes_of_the_task(on_slurm: Slurm, hosts: Netw
             assert len({line.rpartition(" on ")[2] for line in lines}) == 1
 
 
-def test_the_example_runs_on_slurm(on_slurm: Slurm, hosts: Network, root: Path, tmp_path: Path) -> None:
+def run_example(root: Path, site: str, folder: Path, run: Callable[[list[str]], list[str]] = list) -> None:
     """Three nodes for programs that need four: whatever runs at once has other nodes."""
-    text = (root / "examples/mpi/slurm.toml").read_text()
-    (tmp_path / "site.toml").write_text(text.replace('"localhost"', f'"{hosts.head}"'))
-    weft_run = [sys.executable, "-m", "weft", "run", "--quiet", "--config", "site.toml"]
-    finish([*weft_run, str(root / "examples/mpi/integrals.py")], tmp_path)
-    found = json.loads((tmp_path / "integrals.json").read_text())
+    (folder / "site.toml").write_text(site)
+    command = [sys.executable, "-m", "weft", "run", "--quiet", "--config", "site.toml"]
+    print(finish(run([*command, str(root / "examples/mpi/integrals.py")]), folder))
+    found = json.loads((folder / "integrals.json").read_text())
     assert [each["ranks"] for each in found] == [2, 4, 2]
     assert [round(each["value"], 6) for each in found] == [3.141593, 0.693147, 1.718282]
     assert [len(set(each["hosts"])) for each in found] == [1, 2, 1]
@@ -129,47 +127,61 @@ def test_the_example_runs_on_slurm(on_slurm: Slurm, hosts: Network, root: Path, 
             assert not set(one["hosts"]) & set(other["hosts"])
 
 
+def test_the_example_runs_on_slurm(on_slurm: Slurm, hosts: Network, root: Path, tmp_path: Path) -> None:
+    text = (root / "examples/mpi/slurm.toml").read_text()
+    run_example(root, text.replace('"localhost"', f'"{hosts.head}"'), tmp_path)
+
+
 def finish(command: list[str], folder: Path) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
-GRID_ENGINE = """
-import json, sys
-import weft
-
-@weft.shell(ranks_per_node=2)
-def together(name):
-    return [*weft.mpi_prefix(), sys.executable, "together.py", "begun", name, "3"]
-
-settings = "; ".join(f"export {name}={value}" for name, value in json.loads(sys.argv[1]).items())
-provider = weft.GridEngineProvider(parallel_environment="two", poll_interval=1, worker_init=settings)
-blocks = weft.Blocks(provider=provider, launcher=weft.MpiRunLauncher(), nodes=3, cpus=2, walltime=600)
-executor = weft.HighThroughputExecutor(blocks=blocks, address=sys.argv[2], workers_per_node=1)
-with weft.run(weft.Config(executors=[executor])):
-    results = weft.gather([together(f"{number}") for number in range(3)]).result(timeout=90)
-print(json.dumps([json.loads(each.stdout) for each in results]))
-"""
-
-
-@pytest.fixture
-def on_grid_engine(hosts: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GridEngine]:
+@pytest.fixture(scope="module")
+def grid(hosts: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GridEngine]:
     with grid_engine(tmp_path_factory.mktemp("gridengine") / "g", network=hosts) as cluster:
         yield cluster
 
 
-def test_programs_share_a_block_of_a_parallel_environment(
-    on_grid_engine: GridEngine, hosts: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each on one of its nodes, by the words of the block's launcher."""
-    for name, value in on_grid_engine.environment.items():
+@pytest.fixture
+def on_grid_engine(grid: GridEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[GridEngine]:
+    for name, value in grid.environment.items():
         monkeypatch.setenv(name, value)
-    (tmp_path / "begun").mkdir()
-    (tmp_path / "together.py").write_text(TOGETHER)
-    (tmp_path / "script.py").write_text(GRID_ENGINE)
-    script = [sys.executable, "script.py", json.dumps(OPEN_MPI), hosts.head]
-    found = json.loads(finish(on_grid_engine.see(script), tmp_path).splitlines()[-1])
-    assert [each["ranks"] for each in found] == [2, 2, 2]
-    assert len({host for each in found for host in each["hosts"]}) == 3
-    assert all(len(set(each["hosts"])) == 1 for each in found)
+    yield grid
+    grid.clear()
+
+
+def test_the_example_runs_on_grid_engine(
+    on_grid_engine: GridEngine, hosts: Network, root: Path, tmp_path: Path
+) -> None:
+    text = (root / "examples/mpi/gridengine.toml").read_text().replace('"localhost"', f'"{hosts.head}"')
+    run_example(root, f'{text}worker_init = "{EXPORTS}"\n', tmp_path, on_grid_engine.see)
+
+
+# On each host of a job: a program on this one and the next, but not before all are here.
+RING = """
+me=$(uname -n)
+all=$(awk '{ print $1 }' "$PE_HOSTFILE")
+next=$(printf '%s\\n' $all $all | awk -v me="$me" 'found { print; exit } $1 == me { found = 1 }')
+printf '%s\\n' "$me" "$next" >"hosts.$me"
+timeout 60 mpirun -n 2 --hostfile "hosts.$me" --map-by node uname -n >"found.$me"
+"""
+
+
+def test_programs_start_from_every_host_of_a_job(on_grid_engine: GridEngine, tmp_path: Path) -> None:
+    """Though its list of hosts is on the disk of the first alone."""
+    channel = weft.LocalChannel(tmp_path)
+    provider = weft.GridEngineProvider(
+        parallel_environment="two", poll_interval=1, channel=channel, worker_init=EXPORTS
+    )
+    shape = BlockShape(nodes=3, cpus=2, walltime=600)
+    command = weft.MpiRunLauncher().wrap(["sh", "-ec", f"cd '{tmp_path}'\n{RING}"], shape)
+    job = provider.submit(JobSpec(id="ring", name="ring", command=command, shape=shape, directory="jobs"))
+    wait_until("it ends", lambda: provider.status([job])[job].state.terminal, 60)
+    assert provider.status([job])[job].state is JobState.COMPLETED, provider.status([job])[job]
+    found = {path.name.partition(".")[2]: path.read_text().split() for path in tmp_path.glob("found.*")}
+    names = sorted(found)
+    assert len(names) == 3
+    assert all(len(set(pair)) == 2 and host in pair for host, pair in found.items())
+    assert sorted(itertools.chain(*found.values())) == sorted([*names, *names])

@@ -35,7 +35,7 @@ scheduler_threads 1
 """
 
 _GLOBAL = {
-    "execd_spool_dir": "{folder}/spool/execd",
+    "execd_spool_dir": "{spool}",
     "min_uid": "0",
     "min_gid": "0",
     "gid_range": "{groups}",
@@ -87,7 +87,7 @@ qtype BATCH INTERACTIVE
 pe_list {environments}
 rerun FALSE
 slots {slots}
-tmpdir {tmpdir}
+tmpdir {scratch}
 shell /bin/sh
 shell_start_mode unix_behavior
 notify 00:00:10
@@ -204,9 +204,10 @@ def grid_engine(folder: Path, *, slots: int = 4, network: Network | None = None)
     cluster = GridEngine(folder, servers, hosts, names)
     with contextlib.ExitStack() as stack:
         stack.callback(servers.stop_all)
-        _spool(cluster, spooling)
+        # Where there are several hosts, each has a directory of its own there, as at most sites.
+        _spool(cluster, spooling, network.scratch if network else folder / "spool/execd")
         cluster.start_master()
-        _configure(cluster, head, slots)
+        _configure(cluster, head, slots, network.scratch if network else folder / "tmp")
         for number, name in enumerate(hosts):
             daemon = [program("sge_execd")]
             argv = network.hosts[number].enter(daemon) if network else daemon
@@ -218,12 +219,12 @@ def grid_engine(folder: Path, *, slots: int = 4, network: Network | None = None)
         yield cluster
 
 
-def _spool(cluster: GridEngine, spooling: str) -> None:
+def _spool(cluster: GridEngine, spooling: str, spool: Path) -> None:
     """What the installation would ask for."""
     default = (_SHARE / "default-configuration").read_text()
     # By its group a process belongs to a job: no other cluster on this machine may use the same ones.
     first = 100 * int(cluster.servers.environment["SGE_QMASTER_PORT"])
-    values = {"folder": cluster.folder, "groups": f"{first}-{first + 99}"}
+    values = {"spool": spool, "groups": f"{first}-{first + 99}"}
     settings = {key: value.format_map(values) for key, value in _GLOBAL.items()}
     (cluster.folder / "global.conf").write_text(_replaced(default, settings))
     resources = _SHARE / "util/resources"
@@ -245,7 +246,7 @@ def _spool(cluster: GridEngine, spooling: str) -> None:
         )
 
 
-def _configure(cluster: GridEngine, head: str, slots: int) -> None:
+def _configure(cluster: GridEngine, head: str, slots: int, scratch: Path) -> None:
     scheduler = _replaced(cluster.run("qconf", "-ssconf"), _SCHEDULER)
     cluster.add("-Msconf", "scheduler", scheduler)
     cluster.run("qconf", "-as", head)
@@ -260,11 +261,7 @@ def _configure(cluster: GridEngine, head: str, slots: int) -> None:
     rest += "".join(f"{key} INFINITY\n" for key in _UNLIMITED.split())
     for name, limit in (("all.q", "INFINITY"), ("short.q", "00:00:20")):
         queue = _QUEUE.format(
-            name=name,
-            slots=slots,
-            h_rt=limit,
-            environments=" ".join(_ENVIRONMENTS),
-            tmpdir=cluster.folder / "tmp",
+            name=name, slots=slots, h_rt=limit, environments=" ".join(_ENVIRONMENTS), scratch=scratch
         )
         cluster.add("-Aq", name, queue + rest)
 

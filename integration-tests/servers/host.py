@@ -20,7 +20,8 @@ __all__ = ["Host", "Network", "network"]
 _INIT = """
 hostname "$1"; ip link set lo up
 mount --bind "$2" /etc/hosts; mount --bind "$3" /etc/resolv.conf
-: >"$4"
+mount -t tmpfs -o mode=1777 local "$4"
+: >"$5"
 trap : CHLD; trap 'exit 0' TERM
 while :; do sleep 3600 & wait $!; done
 """
@@ -55,9 +56,13 @@ class Host:
 
 @dataclass(frozen=True)
 class Network:
-    """Hosts on one network with this machine, which is called ``head`` there."""
+    """Hosts on one network with this machine, which is called ``head`` there.
+
+    scratch: a directory that is another one on each host, as ``/tmp`` is elsewhere: here, all share that.
+    """
 
     head: str
+    scratch: Path
     hosts: Sequence[Host]
 
 
@@ -74,6 +79,9 @@ def network(folder: Path, names: Sequence[str]) -> Iterator[Network]:
     lines = ["127.0.0.1 localhost", f"{subnet}.1 head {os.uname().nodename}"]
     lines += [f"{subnet}.{10 + number} {name}" for number, name in enumerate(names)]
     (folder / "hosts").write_text("\n".join(lines) + "\n")
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    scratch.chmod(0o1777)
     # No name server in there: unknown names would hang.
     (folder / "resolv.conf").write_text("options timeout:1 attempts:1\n")
     try:
@@ -86,7 +94,7 @@ def network(folder: Path, names: Sequence[str]) -> Iterator[Network]:
             link = f"w{key}{number}"
             hosts.append(Host(name, f"{subnet}.{10 + number}", pid, link))
             _connect(hosts[-1], bridge, f"{subnet}.1")
-        yield Network(f"{subnet}.1", hosts)
+        yield Network(f"{subnet}.1", scratch, hosts)
     finally:
         for host in hosts:
             host.power_off()
@@ -101,10 +109,10 @@ def _boot(folder: Path, name: str) -> tuple[subprocess.Popen[bytes], int]:
     ready = folder / f"{name}.ready"
     spaces = ["--net", "--uts", "--mount", "--pid", "--ipc", "--fork", "--mount-proc"]
     unshare = [program("unshare"), "--kill-child", *spaces, "--propagation", "private"]
-    files = [str(folder / "hosts"), str(folder / "resolv.conf"), str(ready)]
+    files = [str(folder / name) for name in ("hosts", "resolv.conf", "scratch")]
     with open(folder / f"{name}.log", "ab") as log:
         holder = subprocess.Popen(
-            [*until_we_die("KILL"), *unshare, "bash", "-c", _INIT, f"init-{name}", name, *files],
+            [*until_we_die("KILL"), *unshare, "bash", "-c", _INIT, f"init-{name}", name, *files, str(ready)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -52,6 +52,7 @@ class GridEngineProvider(BatchProvider):
     system = "Grid Engine"
     directive = "#$"
     job_id_variable = "JOB_ID"
+    host_list_variable = "PE_HOSTFILE"
     redirects = True  # its options for that take no blanks
     query_environment: ClassVar[Mapping[str, str]] = {"TZ": "UTC0", "LC_ALL": "C"}
     transient = (

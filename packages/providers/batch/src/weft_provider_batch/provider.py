@@ -240,6 +240,7 @@ class BatchProvider(Scheduler, BaseProvider):
             worker_init=self._worker_init,
             job_id_variable=self.job_id_variable,
             redirects=self.redirects,
+            host_list_variable=self.host_list_variable,
         )
 
     # -- asking ---------------------------------------------------------------------------------------------

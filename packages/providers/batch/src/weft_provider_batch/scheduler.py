@@ -42,6 +42,10 @@ class Scheduler:
     """What the names of a job's variables begin with: a job that is submitted inside of another must not
     inherit them. Empty if it does not.
     """
+    host_list_variable: ClassVar[str] = ""
+    """The variable that names the file with a job's hosts, where it is on the first one's own disk: the
+    script copies it to where all find it. Empty if there is none.
+    """
     redirects: ClassVar[bool] = False
     """Whether the script itself sends its output to the files, for :meth:`directives` cannot say it."""
     script_on_stdin: ClassVar[bool] = False

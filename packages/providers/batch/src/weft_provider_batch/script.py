@@ -41,7 +41,7 @@ trap weft_end EXIT
 # The command is to have time to end by itself.
 trap : TERM USR1 USR2
 
-${environment}
+${host_list}${environment}
 
 # worker_init
 ${worker_init}
@@ -51,6 +51,13 @@ weft_status=$?
 weft_step=command
 ${command} <${input}
 exit "$?"
+"""
+
+# All hosts of the job are to find the list of them, which is on the first one's own disk.
+_HOST_LIST = """\
+if [ -r "${%(name)s-}" ] && cat "$%(name)s" >"$weft_base.hosts"; then
+  export %(name)s="$weft_base.hosts"
+fi
 """
 
 
@@ -63,11 +70,13 @@ def render(
     worker_init: str,
     job_id_variable: str,
     redirects: bool,
+    host_list_variable: str = "",
 ) -> str:
     """The script of a job.
 
     directives: the batch system's options, each already quoted; ``prefix`` begins each line.
     job_id_variable: where a job finds its own id. redirects: whether the script opens its output files.
+    host_list_variable: names the file with the job's hosts, where only the first of them has it.
     """
     has_input = bool(spec.input)
     parts = {
@@ -75,6 +84,7 @@ def render(
         "base": shlex.quote(files.base),
         "redirect": 'exec >>"$weft_base.out" 2>>"$weft_base.err"\n' if redirects else "",
         "job_id": f'"${{{job_id_variable}:-run-by-hand}}"',
+        "host_list": _HOST_LIST % {"name": host_list_variable} if host_list_variable else "",
         "environment": "\n".join(_exports(spec, files, has_input)),
         "worker_init": worker_init.strip("\n") or ":",
         "command": shlex.join(spec.command),
