@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,29 @@ def test_srun_starts_ranks_on_the_nodes_of_the_task(on_slurm: Slurm, hosts: Netw
             lines = sorted(each.result(timeout=60).stdout.splitlines())
             assert [line.rpartition(" on ")[0] for line in lines] == ["0 of 2", "1 of 2"]
             assert len({line.rpartition(" on ")[2] for line in lines}) == 1
+
+
+def test_srun_starts_programs_of_mpich(
+    on_slurm: Slurm, hosts: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They find each other by Slurm's PMI-2; those that do not are alone, each of rank 0."""
+    # Where a wheel of mpi4py looks for the library; Debian's has another name.
+    (library := tmp_path / "lib").mkdir()
+    (library / "libmpi.so.12").symlink_to(f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}/libmpich.so.12")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(library))
+    monkeypatch.setenv("MPI4PY_MPIABI", "mpich")
+    (folder := tmp_path / "begun").mkdir()
+    (program := tmp_path / "together.py").write_text(TOGETHER)
+    with run(hosts, tmp_path, 3, mpi=["srun", "--mpi=pmi2"]):
+        futures = [
+            together.options(nodes=nodes, ranks_per_node=2)(folder, program, f"{nodes}", 2)
+            for nodes in (2, 1)
+        ]
+        wide, narrow = (json.loads(each.stdout) for each in weft.gather(futures).result(timeout=90))
+    assert (wide["ranks"], narrow["ranks"]) == (4, 2)
+    assert {wide["hosts"].count(host) for host in wide["hosts"]} == {2}
+    assert len(set(narrow["hosts"])) == 1
+    assert not set(wide["hosts"]) & set(narrow["hosts"])
 
 
 def run_example(root: Path, site: str, folder: Path, run: Callable[[list[str]], list[str]] = list) -> None:
