@@ -19,6 +19,7 @@ import pytest
 __all__ = [
     "ServerError",
     "Servers",
+    "children",
     "free_ports",
     "processes_with",
     "program",
@@ -75,10 +76,12 @@ def until_we_die(name: str = "TERM") -> list[str]:
 def wait_until(what: str, condition: Callable[[], object], timeout: float = 30.0) -> None:
     """Ask until it is so."""
     deadline = time.monotonic() + timeout
+    pause = 0.005
     while not condition():
         if time.monotonic() > deadline:
             raise ServerError(f"not within {timeout:g} s: {what}")
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
 
 
 def processes_with(setting: str) -> Iterator[int]:
@@ -91,6 +94,13 @@ def processes_with(setting: str) -> Iterator[int]:
                     yield int(name)
 
 
+def children(pid: int) -> list[int]:
+    """The processes that this one has started and that are its own still; none if it is gone."""
+    with contextlib.suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
 class Servers:
     """Daemons that run in the foreground, each with a log in the folder; ended in the reverse order.
 
@@ -101,7 +111,7 @@ class Servers:
     def __init__(self, folder: Path, environment: Mapping[str, str], mark: str) -> None:
         self.folder = folder
         self.environment = {**os.environ, **environment}
-        self._mark = mark
+        self.mark = mark
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, argv: Sequence[str]) -> None:
@@ -120,6 +130,10 @@ class Servers:
     def runs(self, name: str) -> bool:
         """Whether it has not ended."""
         return name in self._running and self._running[name].poll() is None
+
+    def pid(self, name: str) -> int | None:
+        """Of what was started: where that is a command which enters another place, the daemon is its child."""
+        return self._running[name].pid if self.runs(name) else None
 
     def stop(self, name: str, number: int = signal.SIGTERM, timeout: float = 15.0) -> None:
         """End a daemon, which has so many seconds for it."""
@@ -149,7 +163,7 @@ class Servers:
 
     def leftovers(self) -> Iterator[int]:
         """The processes that belong to these servers, the jobs that they run too."""
-        return processes_with(self._mark)
+        return processes_with(self.mark)
 
     def log(self, name: str, most: int = 3000) -> str:
         """The end of a daemon's log."""
