@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from servers.openssh import KINDS, PASSWORD, SshServers, agent, ssh_servers
+from servers.openssh import KINDS, SshServers, ssh_servers
 from servers.process import processes_with, wait_until
+from servers.sshclient import PASSWORD, agent
 
 pytestmark = pytest.mark.once
 

@@ -5,38 +5,15 @@ from __future__ import annotations
 import contextlib
 import hmac
 import os
-import shlex
 import signal
-import socket
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from .process import ServerError, Servers, children, free_ports, program, unavailable, wait_until
+from .sshclient import USER, SshClient, make_key
 
-__all__ = [
-    "KEYS",
-    "KINDS",
-    "PASSPHRASE",
-    "PASSWORD",
-    "USER",
-    "Kind",
-    "SshServer",
-    "SshServers",
-    "agent",
-    "client_entry",
-    "make_key",
-    "otp",
-    "ssh_servers",
-    "write_accounts",
-]
-
-USER = "alice"
-PASSWORD = "secret"
-PASSPHRASE = "phrase"
-# The files of SshServers.keys: accepted; accepted, but locked with PASSPHRASE; known to no server; expired.
-KEYS = ("id", "locked", "stranger", "expired")
+__all__ = ["KINDS", "Kind", "SshServer", "SshServers", "otp", "ssh_servers", "write_accounts"]
 
 _HASH = "$6$weftweft$GH23W9J6jav4MrngBSGo8rdC7rh0F/QwIPmztZgTzN.9mJzJq9AvPARgzuTUOSQ1yQDXVPOI1d.KgfBWxnyIS."
 _SECRET = "3132333435363738393031323334353637383930"
@@ -51,6 +28,10 @@ class Kind(NamedTuple):
     settings: str = ""
     pam: str = ""
     sftp: bool = True
+
+    def pam_service(self, etc: str) -> str:
+        """What is in /etc/pam.d/sshd; the files that it needs are in this folder."""
+        return self.pam.format(etc=etc) + _REST
 
 
 KINDS = {
@@ -81,18 +62,7 @@ UsePAM no
 PrintMotd no
 MaxStartups 100:30:200
 LogLevel VERBOSE
-SetEnv {mark}
-"""
-
-_CLIENT = """\
-Host *
-  User {user}
-  IdentityFile {key}
-  IdentitiesOnly yes
-  UserKnownHostsFile {known_hosts}
-  GlobalKnownHostsFile /dev/null
-  StrictHostKeyChecking yes
-  PreferredAuthentications publickey,keyboard-interactive,password
+SetEnv {variables}
 """
 
 # sshd, where the user exists and PAM asks as it should: nothing of it is seen by the rest of the machine.
@@ -103,21 +73,6 @@ mkdir -p /run/sshd
 shift 2
 exec "$@"
 """
-
-
-def make_key(path: Path, phrase: str = "") -> str:
-    """A new pair of keys; the public one, as in known_hosts."""
-    path.unlink(missing_ok=True)
-    generate = [program("ssh-keygen"), "-q", "-t", "ed25519", "-N", phrase, "-C", "test", "-f", str(path)]
-    subprocess.run(generate, stdin=subprocess.DEVNULL, check=True, timeout=30)
-    return " ".join(path.with_name(f"{path.name}.pub").read_text().split()[:2])
-
-
-def make_keys(folder: Path) -> str:
-    """KEYS; what a server is told of them."""
-    folder.mkdir()
-    public = {name: make_key(folder / name, PASSPHRASE if name == "locked" else "") for name in KEYS}
-    return f'{public["id"]}\n{public["locked"]}\nexpiry-time="20200101" {public["expired"]}\n'
 
 
 def write_accounts(etc: Path, uid: int, home: str) -> None:
@@ -148,30 +103,6 @@ def otp(etc: Path) -> str:
     return f"{(int.from_bytes(digest[start : start + 4], 'big') & 0x7FFFFFFF) % 10**6:06}"
 
 
-def client_entry(name: str, address: str, port: int, jump: Sequence[str] = ()) -> str:
-    """What ssh_config says of a host."""
-    proxy = f"  ProxyJump {','.join(jump)}\n" if jump else ""
-    return f"Host {name}\n  HostName {address}\n  Port {port}\n{proxy}"
-
-
-@contextlib.contextmanager
-def agent(folder: Path, *keys: Path) -> Iterator[Path]:
-    """An ssh-agent that holds these unlocked keys; yields its socket, for ``SSH_AUTH_SOCK``."""
-    address = folder / "agent"
-    with subprocess.Popen(
-        [program("ssh-agent"), "-D", "-a", str(address)], stdout=subprocess.DEVNULL
-    ) as process:
-        try:
-            wait_until("the agent listens", address.exists)
-            for key in keys:
-                environment = {**os.environ, "SSH_AUTH_SOCK": str(address)}
-                add = [program("ssh-add"), "-q", str(key)]
-                subprocess.run(add, env=environment, stdin=subprocess.DEVNULL, check=True, timeout=20)
-            yield address
-        finally:
-            process.terminate()
-
-
 class SshServer:
     """One sshd. enter: what runs a command where it belongs; key: the file of its host key.
 
@@ -188,9 +119,9 @@ class SshServer:
         key: Path,
         etc: str,
         authorized: str,
+        variables: str,
         address: str,
         enter: Callable[[Sequence[str]], list[str]],
-        entered: bool,
     ) -> None:
         self.name = name
         self.port = port
@@ -199,9 +130,10 @@ class SshServer:
         self.public = make_key(key)
         self._servers = servers
         self._enter = enter
-        self._entered = entered
         subsystem = "Subsystem sftp internal-sftp\n" if kind.sftp else ""
-        common = _SERVER.format(port=port, address=address, key=key, authorized=authorized, mark=servers.mark)
+        common = _SERVER.format(
+            port=port, address=address, key=key, authorized=authorized, variables=variables
+        )
         self.settings = kind.settings.format(etc=etc) + common + subsystem
         self._configuration = key.with_name(f"{name}.sshd_config")
 
@@ -218,8 +150,6 @@ class SshServer:
 
     def stop(self) -> None:
         """Nobody can log in any more."""
-        for pid in self._listener():
-            os.kill(pid, signal.SIGTERM)
         self._servers.stop(self.name)
 
     def restart(self) -> None:
@@ -267,9 +197,7 @@ class SshServer:
 
     def _listener(self) -> list[int]:
         pid = self._servers.pid(self.name)
-        if pid is None:
-            return []
-        return children(pid) if self._entered else [pid]
+        return [] if pid is None else [pid]
 
     def _signal_all(self, number: int) -> None:
         for listener in self._listener():
@@ -285,7 +213,7 @@ def _is_sshd(pid: int) -> bool:
     return False
 
 
-class SshServers:
+class SshServers(SshClient):
     """Servers on this machine's loopback, and a client's files for all of them.
 
     Their user is USER, who has the rights of this process and an empty home. ``config`` is for ``ssh -F``;
@@ -293,18 +221,14 @@ class SshServers:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.config = folder / "config"
-        self.known_hosts = folder / "known_hosts"
-        self.keys = folder / "keys"
+        super().__init__(folder)
         self.home = folder / "home"
         self.etc = folder / "etc"
-        for each in (folder, self.home, self.etc):
-            each.mkdir(parents=True)
-        (folder / "authorized_keys").write_text(make_keys(self.keys))
+        for each in (self.home, self.etc):
+            each.mkdir()
+        (folder / "authorized_keys").write_text(self.authorized)
         write_accounts(self.etc, os.getuid(), str(self.home))
         self._hosts: dict[str, SshServer] = {}
-        self._entries = ""
         mark = f"WEFT_TEST_SSHD={folder}"
         self._servers = Servers(folder, {"WEFT_TEST_SSHD": str(folder)}, mark)
 
@@ -318,7 +242,7 @@ class SshServers:
         pam = self.folder / f"{name}.pam"
         if chosen.pam:
             pam.mkdir()
-            (pam / "sshd").write_text(chosen.pam.format(etc=self.etc) + _REST)
+            (pam / "sshd").write_text(chosen.pam_service(str(self.etc)))
         private = ["unshare", "-m", "--propagation", "private", "sh", "-ec", _PRIVATE, "sshd"]
         server = SshServer(
             name,
@@ -328,54 +252,24 @@ class SshServers:
             key=self.folder / f"{name}.key",
             etc=str(self.etc),
             authorized=str(self.folder / "authorized_keys"),
+            variables=self._servers.mark,
             address="127.0.0.1",
             enter=lambda argv: [*private, str(self.etc), str(pam), *argv],
-            entered=False,
         )
         server.start()
         self._hosts[name] = server
-        self._entries += client_entry(name, "127.0.0.1", server.port, jump)
-        self.config.write_text(self._client("id"))
+        self.add_host(name, "127.0.0.1", server.port, jump)
         self.trust()
         return server
-
-    def config_with(self, key: str) -> Path:
-        """As ``config``, with another key; one that does not exist is none."""
-        path = self.folder / f"config-{key}"
-        path.write_text(self._client(key))
-        return path
-
-    def _client(self, key: str) -> str:
-        common = _CLIENT.format(user=USER, key=self.keys / key, known_hosts=self.known_hosts)
-        return self._entries + common
 
     def trust(self) -> None:
         """known_hosts has the keys that the servers have now."""
         lines = [f"[{host.address}]:{host.port} {host.public}\n" for host in self._hosts.values()]
         self.known_hosts.write_text("".join(lines))
 
-    def ssh(
-        self, name: str, *command: str, options: Sequence[str] = (), key: str = "id", asks: bool = False
-    ) -> list[str]:
-        """The user's own ssh. asks: questions, see ``answers``."""
-        quiet = [] if asks else ["-oBatchMode=yes"]
-        return [program("ssh"), "-F", str(self.config_with(key)), *quiet, *options, name, *command]
-
     def code(self) -> str:
         """The next one-time password; each is good once."""
         return otp(self.etc)
-
-    def answers(self, *words: str) -> dict[str, str]:
-        """The variables that make ``ssh`` answer its questions with these, in turn; the
-        last one again and again.
-        """
-        left = self.folder / "answers"
-        left.write_text("".join(f"{word}\n" for word in words))
-        script = self.folder / "ask"
-        rest = '[ "$(wc -l <"$f")" -lt 2 ] || sed -i 1d "$f"'
-        script.write_text(f'#!/bin/sh\nf={shlex.quote(str(left))}\nhead -n 1 "$f"\n{rest}\n')
-        script.chmod(0o755)
-        return {"SSH_ASKPASS": str(script), "SSH_ASKPASS_REQUIRE": "force"}
 
     def set_shell(self, path: str) -> None:
         """The login shell of USER from now on, such as ``/bin/tcsh``."""
@@ -404,10 +298,3 @@ def ssh_servers(folder: Path, *kinds: str) -> Iterator[SshServers]:
         for kind in kinds:
             servers.start(kind)
         yield servers
-
-
-def port_answers(address: str, port: int, timeout: float = 2.0) -> bool:
-    """Whether somebody listens there, whom we can reach."""
-    with contextlib.suppress(OSError), socket.create_connection((address, port), timeout):
-        return True
-    return False

@@ -132,16 +132,24 @@ class Servers:
         return name in self._running and self._running[name].poll() is None
 
     def pid(self, name: str) -> int | None:
-        """Of what was started: where that is a command which enters another place, the daemon is its child."""
-        return self._running[name].pid if self.runs(name) else None
+        """The daemon's process; where it was started in another host's namespaces, the one in there."""
+        if not self.runs(name):
+            return None
+        pid = self._running[name].pid
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text() == "nsenter\n":
+                return next(iter(children(pid)), pid)
+        return pid
 
     def stop(self, name: str, number: int = signal.SIGTERM, timeout: float = 15.0) -> None:
         """End a daemon, which has so many seconds for it."""
+        pid = self.pid(name)
         process = self._running.pop(name, None)
         if process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(number)
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
         try:
             process.wait(timeout)
         except subprocess.TimeoutExpired:
