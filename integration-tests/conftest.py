@@ -7,10 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from servers.site import Site, remote_site
 
 ROOT = Path(__file__).parents[1]
 
@@ -78,3 +79,12 @@ def uv() -> str:
     if not found:
         pytest.fail("uv is not on PATH; run the tests through hatch, which brings it", pytrace=False)
     return found
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A remote site that takes a key, for tests that leave it as it was. Its compute nodes have this Python
+    with all its packages, the login node has a bare one.
+    """
+    with remote_site(tmp_path_factory.mktemp("site") / "s", compute_python=Path(sys.executable)) as site:
+        yield site

@@ -11,34 +11,47 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from .process import ServerError, program, unavailable, until_we_die, wait_until
+from .process import ServerError, children, program, unavailable, until_we_die, wait_until
 
-__all__ = ["Host", "Network", "network"]
+__all__ = ["Host", "Network", "Starting", "boot", "network", "run_ip"]
 
 # What pid 1 of a host does: wait for the end, and reap orphans.
 _INIT = """
-hostname "$1"; ip link set lo up
-mount --bind "$2" /etc/hosts; mount --bind "$3" /etc/resolv.conf
-mount -t tmpfs -o mode=1777 local "$4"
-: >"$5"
+set -e
+name=$1 ready=$2; shift 2
+hostname "$name"; ip link set lo up
+{files}
+: >"$ready"
 trap : CHLD; trap 'exit 0' TERM
+set +e
 while :; do sleep 3600 & wait $!; done
+"""
+
+_FILES = """
+mount --bind "$1" /etc/hosts; mount --bind "$2" /etc/resolv.conf
+mount -t tmpfs -o mode=1777 local "$3"
 """
 
 
 @dataclass(frozen=True)
 class Host:
-    """One host. pid: of its first process, as this machine sees it. link: this machine's end of its cable."""
+    """One host. pid: of its first process, as this machine sees it. link: the other end of its cable; switch:
+    what runs a command where that end is. variables: settings such as ``TZ=UTC`` that all commands get.
+    """
 
     name: str
     address: str
     pid: int
     link: str
+    switch: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
 
     def enter(self, argv: Sequence[str]) -> list[str]:
         """What runs a command in the host."""
-        return ["nsenter", "-t", str(self.pid), "-m", "-n", "-u", "-i", "-p", *argv]
+        settings = ["env", *self.variables] if self.variables else []
+        return ["nsenter", "-t", str(self.pid), "-m", "-n", "-u", "-i", "-p", *settings, *argv]
 
     def power_off(self) -> None:
         """Every process in it dies at once."""
@@ -47,11 +60,11 @@ class Host:
 
     def cut(self) -> None:
         """Its cable is pulled out."""
-        _run("ip", "link", "set", self.link, "down")
+        run_ip("link", "set", self.link, "down", on=self.switch)
 
     def mend(self) -> None:
         """Its cable is put back."""
-        _run("ip", "link", "set", self.link, "up")
+        run_ip("link", "set", self.link, "up", on=self.switch)
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,7 @@ def network(folder: Path, names: Sequence[str]) -> Iterator[Network]:
     key = secrets.token_hex(3)
     bridge, subnet = f"wb{key}", f"10.{random.randint(64, 127)}.{random.randint(0, 255)}"
     hosts: list[Host] = []
-    holders: list[subprocess.Popen[bytes]] = []
+    starting: list[Starting] = []
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["127.0.0.1 localhost", f"{subnet}.1 head {os.uname().nodename}"]
     lines += [f"{subnet}.{10 + number} {name}" for number, name in enumerate(names)]
@@ -85,56 +98,89 @@ def network(folder: Path, names: Sequence[str]) -> Iterator[Network]:
     # No name server in there: unknown names would hang.
     (folder / "resolv.conf").write_text("options timeout:1 attempts:1\n")
     try:
-        _run("ip", "link", "add", bridge, "type", "bridge", "forward_delay", "0")
-        _run("ip", "addr", "add", f"{subnet}.1/24", "dev", bridge)
-        _run("ip", "link", "set", bridge, "up")
-        for number, name in enumerate(names):
-            holder, pid = _boot(folder, name)
-            holders.append(holder)
+        run_ip("link", "add", bridge, "type", "bridge", "forward_delay", "0")
+        run_ip("addr", "add", f"{subnet}.1/24", "dev", bridge)
+        run_ip("link", "set", bridge, "up")
+        files = [str(folder / name) for name in ("hosts", "resolv.conf", "scratch")]
+        starting += [boot(folder, name, _FILES, *files) for name in names]
+        for number, each in enumerate(starting):
             link = f"w{key}{number}"
-            hosts.append(Host(name, f"{subnet}.{10 + number}", pid, link))
+            hosts.append(Host(each.name, f"{subnet}.{10 + number}", each.wait(), link))
             _connect(hosts[-1], bridge, f"{subnet}.1")
         yield Network(f"{subnet}.1", scratch, hosts)
     finally:
-        for host in hosts:
-            host.power_off()
-        for holder in holders:
-            holder.wait(10)
+        for each in starting:
+            each.end()
         for host in hosts:
             subprocess.run(["ip", "link", "del", host.link], capture_output=True, check=False)
         subprocess.run(["ip", "link", "del", bridge], capture_output=True, check=False)
 
 
-def _boot(folder: Path, name: str) -> tuple[subprocess.Popen[bytes], int]:
-    ready = folder / f"{name}.ready"
+class Starting(NamedTuple):
+    """A host whose first process was started. holder: what waits for that one."""
+
+    name: str
+    holder: subprocess.Popen[bytes]
+    ready: Path
+    log: Path
+
+    def wait(self) -> int:
+        """Until it is up; the first process, as this machine sees it."""
+        gone = "it ended"
+        with contextlib.suppress(ServerError):
+            wait_until("it is up", lambda: self.ready.exists() or self.holder.poll() is not None, 10)
+            gone = "" if self.ready.exists() else gone
+        if gone:
+            raise ServerError(f"host {self.name} is not up: {self.log.read_text(errors='replace')}")
+        # Its parent is the holder, or nsenter that the holder became.
+        return children(self.holder.pid)[0]
+
+    def end(self) -> None:
+        """Every process in it dies at once."""
+        for pid in children(self.holder.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.holder.wait(10)
+
+
+def boot(folder: Path, name: str, files: str, *arguments: str, within: Sequence[str] = ()) -> Starting:
+    """Start a host.
+
+    files: a shell script that arranges its file systems, with these arguments. within: what runs a command
+    where the file systems are that it begins with, as a copy.
+    """
+    ready, log = folder / f"{name}.ready", folder / f"{name}.log"
     spaces = ["--net", "--uts", "--mount", "--pid", "--ipc", "--fork", "--mount-proc"]
     unshare = [program("unshare"), "--kill-child", *spaces, "--propagation", "private"]
-    files = [str(folder / name) for name in ("hosts", "resolv.conf", "scratch")]
-    with open(folder / f"{name}.log", "ab") as log:
+    script = _INIT.format(files=files)
+    with open(log, "ab") as file:
         holder = subprocess.Popen(
-            [*until_we_die("KILL"), *unshare, "bash", "-c", _INIT, f"init-{name}", name, *files, str(ready)],
+            [
+                *until_we_die("KILL"),
+                *within,
+                *unshare,
+                *["bash", "-c", script, f"init-{name}", name, str(ready), *arguments],
+            ],
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=file,
+            stderr=file,
             start_new_session=True,
         )
-    wait_until(f"host {name} is up", ready.exists, 10)
-    children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().split()
-    return holder, int(children[0])
+    return Starting(name, holder, ready, log)
 
 
 def _connect(host: Host, bridge: str, gateway: str) -> None:
-    _run("ip", "link", "add", host.link, "type", "veth", "peer", "name", "eth0", "netns", str(host.pid))
-    _run("ip", "link", "set", host.link, "master", bridge, "up")
-    inside = ["nsenter", "-t", str(host.pid), "-n", "ip"]
-    _run(*inside, "addr", "add", f"{host.address}/24", "dev", "eth0")
-    _run(*inside, "link", "set", "eth0", "up")
-    _run(*inside, "route", "add", "default", "via", gateway)
+    run_ip("link", "add", host.link, "type", "veth", "peer", "name", "eth0", "netns", str(host.pid))
+    run_ip("link", "set", host.link, "master", bridge, "up")
+    inside = ["nsenter", "-t", str(host.pid), "-n"]
+    run_ip("addr", "add", f"{host.address}/24", "dev", "eth0", on=inside)
+    run_ip("link", "set", "eth0", "up", on=inside)
+    run_ip("route", "add", "default", "via", gateway, on=inside)
 
 
-def _run(*argv: str) -> None:
-    done = subprocess.run(
-        [program(argv[0]), *argv[1:]], capture_output=True, text=True, timeout=20, check=False
-    )
+def run_ip(*arguments: str, on: Sequence[str] = ()) -> None:
+    """``ip`` with these arguments; on: what runs a command in another namespace."""
+    argv = [*on, program("ip"), *arguments]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
     if done.returncode:
-        raise ServerError(f"{' '.join(argv)}: {done.stderr.strip()}")
+        raise ServerError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")

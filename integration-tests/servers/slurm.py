@@ -88,17 +88,22 @@ CommitDelay=1
 class Slurm:
     """A cluster with the partitions ``debug``, ``short`` (two minutes) and ``down``."""
 
-    def __init__(self, folder: Path, servers: Servers, nodes: Sequence[str]) -> None:
+    def __init__(self, folder: Path, servers: Servers, nodes: Sequence[str], head: Host | None) -> None:
         self.folder = folder
+        self.head = head
         self.nodes = nodes
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
         self.servers = servers
         self.commands: dict[str, list[str]] = {}
 
+    def enter(self, argv: Sequence[str]) -> list[str]:
+        """What runs a command where the controller runs."""
+        return self.head.enter(argv) if self.head else list(argv)
+
     def run(self, *argv: str, check: bool = True, timeout: float = 30.0) -> str:
         """What a command of Slurm prints."""
         done = subprocess.run(
-            [program(argv[0]), *argv[1:]],
+            self.enter([program(argv[0]), *argv[1:]]),
             env=self.servers.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -167,6 +172,7 @@ def slurm(
     accounting: bool = False,
     enforce: str = "",
     network: Network | None = None,
+    head: Host | None = None,
     enter: Callable[[Sequence[str]], list[str]] | None = None,
     slurmd_timeout: int = 10,
     message_timeout: int = 10,
@@ -175,7 +181,8 @@ def slurm(
 ) -> Iterator[Slurm]:
     """Start a cluster, and end it with all its jobs.
 
-    network: hosts for the nodes, one each. enter: what makes a command run where the nodes' files are.
+    network: hosts for the nodes, one each. head: the host of the controller, which is gone with all its
+    processes, or lives on, when this ends. enter: what makes a command run where the nodes' files are.
     accounting: with slurmdbd; enforce: what it refuses, such as ``associations,limits``.
     settings: further lines of slurm.conf. The other arguments are those of slurm.conf.
     """
@@ -186,11 +193,11 @@ def slurm(
     names = [host.name for host in network.hosts] if network else [f"n{i + 1}" for i in range(nodes)]
     conf = str(folder / "slurm.conf")
     servers = Servers(folder, {"SLURM_CONF": conf}, f"SLURM_CONF={conf}")
-    cluster = Slurm(folder, servers, names)
+    cluster = Slurm(folder, servers, names, head)
     port, dbd_port, *node_ports = free_ports(2 + len(names))
     Path(conf).write_text(
         _CONFIGURATION.format(
-            name=socket.gethostname(),
+            name=head.name if head else socket.gethostname(),
             address=network.head if network else "127.0.0.1",
             user=getpass.getuser(),
             port=port,
@@ -209,14 +216,14 @@ def slurm(
             settings=settings,
         )
     )
-    cluster.commands["slurmctld"] = ["slurmctld", "-D", "-f", conf]
+    cluster.commands["slurmctld"] = cluster.enter([program("slurmctld"), "-D", "-f", conf])
     for number, name in enumerate(names):
         daemon = [program("slurmd"), "-D", "-N", name, "-f", conf]
         host: Host | None = network.hosts[number] if network else None
         cluster.commands[name] = host.enter(daemon) if host else enter(daemon) if enter else daemon
     with contextlib.ExitStack() as stack:
         stack.callback(servers.stop_all)
-        _start_munge(folder, servers)
+        _start_munge(cluster)
         if accounting:
             storage = stack.enter_context(database(folder / "db"))
             _start_accounting(folder, servers, cluster, dbd_port, storage)
@@ -224,7 +231,8 @@ def slurm(
         for name in names:
             cluster.start_node(name)
         cluster.wait_idle()
-        stack.callback(_cancel_all, cluster)
+        if head is None:
+            stack.callback(_cancel_all, cluster)
         yield cluster
 
 
@@ -237,15 +245,13 @@ def _node_lines(names: Sequence[str], ports: Sequence[int], network: Network | N
     )
 
 
-def _start_munge(folder: Path, servers: Servers) -> None:
-    munge = folder / "munge"
+def _start_munge(cluster: Slurm) -> None:
+    munge = cluster.folder / "munge"
     (munge / "key").write_bytes(secrets.token_bytes(128))
     (munge / "key").chmod(0o400)
     files = [f"--{what}-file={munge / what}" for what in ("key", "pid", "log", "seed")]
-    servers.start(
-        "munged",
-        ["munged", "--foreground", "--force", f"--socket={munge / 'sock'}", "--num-threads=2", *files],
-    )
+    options = ["--foreground", "--force", f"--socket={munge / 'sock'}", "--num-threads=2"]
+    cluster.servers.start("munged", cluster.enter([program("munged"), *options, *files]))
     wait_until("munged listens", (munge / "sock").exists)
 
 

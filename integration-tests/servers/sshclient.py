@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import subprocess
@@ -71,6 +72,17 @@ class SshClient:
         """The user's own ssh. asks: questions, see ``answers``."""
         quiet = [] if asks else ["-oBatchMode=yes"]
         return [program("ssh"), "-F", str(self.config_with(key)), *quiet, *options, name, *command]
+
+    def channel(self, kind: str, name: str = "login", **options: object) -> str:
+        """What a configuration file says of a channel to this host, ``channel = ...``. kind: ``ssh`` or
+        ``openssh``; options: further ones.
+        """
+        files: dict[str, object] = {"config": str(self.config)}
+        if kind == "openssh":
+            files = {"ssh_options": ["-F", str(self.config)]}
+        # Strings and lists of them are the same in JSON and TOML.
+        values = {"type": kind, "host": name, **files, **options}
+        return "{" + ", ".join(f"{key} = {json.dumps(value)}" for key, value in values.items()) + "}"
 
     def answers(self, *words: str) -> dict[str, str]:
         """The variables that make ``ssh`` answer its questions with these, in turn; the last one again and

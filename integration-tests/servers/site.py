@@ -1,0 +1,392 @@
+"""A whole remote site on this machine: a login node and compute nodes behind a firewall, with users and file
+systems of their own, sshd and Slurm. Needs root.
+
+::
+
+    this machine ── eth0 [jump] ──── login ──── c1, c2
+      "laptop"      22 only    22 only  └ lan0
+
+What this machine may do is to open connections to port 22 of the outermost host. Nothing else comes in, and
+nothing that the site begins goes out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .cable import Cable
+from .firewall import Counters, Firewall
+from .host import Host, Network, Starting, boot, run_ip
+from .openssh import KINDS, SshServer, otp, write_accounts
+from .process import PACKAGES, Servers, program, unavailable
+from .slurm import Slurm, slurm
+from .sshclient import USER, SshClient, make_key
+
+__all__ = ["Site", "remote_site"]
+
+_UID = 1500
+# This Python without the packages of its environment.
+_BARE = Path(os.path.realpath(sys.executable))
+_TREE = Path(__file__).with_name("site.sh")
+# What the other hosts have of their own; the rest is the first host's.
+_OTHER = """
+for folder in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o mode=1777 tmpfs $folder; done
+mkdir -p "$2"
+mount --bind "/.laptop/old$2" "$2"
+mount --bind "$1" /usr/bin
+"""
+_SHOW = """
+mkdir -p -- "$1"
+mount --rbind "/.laptop/old$1" "$1"
+mount -o remount,bind,ro "$1"
+"""
+_PLACES = (
+    "import sys; print('\\n'.join([sys.prefix, getattr(sys, 'base_prefix', sys.prefix)] + sys.path[1:]))"
+)
+
+
+class Site(SshClient):
+    """A site that runs, and the files of a client on this machine: ``config`` knows ``login``, the compute
+    nodes (through ``login``) and, if there is one, ``jump``.
+
+    home: the home directory of USER, as this machine sees it. sshd: that of the login node; outer: that of
+    the host that this machine reaches, which may be the same.
+    """
+
+    def __init__(self, folder: Path, shared: Path) -> None:
+        super().__init__(folder)
+        self.shared = shared
+        self.servers = Servers(shared, {}, f"WEFT_TEST_SITE={folder}")
+        self.hosts: dict[str, Host] = {}
+        self.sshds: dict[str, SshServer] = {}
+        self.firewall: Firewall
+        self.cluster: Slurm
+        self.laptop = ""
+        self.block = ""
+        self._cable: Cable | None = None
+
+    @property
+    def login(self) -> Host:
+        return self.hosts["login"]
+
+    @property
+    def outermost(self) -> Host:
+        """The host that this machine reaches."""
+        return self.hosts.get("jump", self.login)
+
+    @property
+    def sshd(self) -> SshServer:
+        return self.sshds["login"]
+
+    @property
+    def nodes(self) -> list[Host]:
+        return [host for name, host in self.hosts.items() if name not in ("login", "jump")]
+
+    @property
+    def home(self) -> Path:
+        return self.path(f"/home/{USER}")
+
+    def path(self, path: str) -> Path:
+        """A path of the login node, as root of this machine reaches it; links in it may lead astray."""
+        return Path(f"/proc/{self.login.pid}/root{path}")
+
+    def code(self) -> str:
+        """The next one-time password; each is good once."""
+        return otp(self.path("/etc"))
+
+    def counters(self) -> Counters:
+        """What the outermost host's firewall has counted since the site was started."""
+        return self.firewall.counters()
+
+    def delay(self, rtt: float, loss: float = 0.0) -> None:
+        """From now on a packet and its answer take so many seconds more between this machine and the site,
+        and this share of all frames is lost in each direction. Connections live on.
+        """
+        if self._cable is None:
+            host = self.outermost
+            run_ip("link", "del", host.link)
+            self._cable = Cable(host.link, f"{host.link}f")
+            run_ip("link", "set", f"{host.link}f", "netns", str(host.pid), "name", "eth0")
+            self.connect(host)
+        self._cable.set(rtt, loss)
+
+    def connect(self, host: Host) -> None:
+        """Addresses and routes of the cable between this machine and the outermost host."""
+        inside = ["nsenter", "-t", str(host.pid), "-n"]
+        run_ip("addr", "add", f"{self.block}.1/26", "dev", host.link)
+        run_ip("link", "set", host.link, "up")
+        run_ip("addr", "add", f"{self.block}.2/26", "dev", "eth0", on=inside)
+        run_ip("link", "set", "eth0", "up", on=inside)
+        run_ip("route", "add", "default", "via", f"{self.block}.1", on=inside)
+        run_ip("route", "add", f"{self.block}.0/24", "via", f"{self.block}.2")
+
+    def unplug(self) -> None:
+        """There is no cable any more."""
+        if self._cable:
+            self._cable.remove()
+
+    def run(self, argv: Sequence[str], host: str = "login", input: str = "") -> str:
+        """What a command of the site's root prints."""
+        entered = self.hosts[host].enter(argv)
+        done = subprocess.run(entered, input=input, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise AssertionError(f"{argv}: {done.stderr}")
+        return done.stdout
+
+    def show(self, path: Path, *hosts: str) -> None:
+        """These hosts see this folder of this machine, under the same path, and cannot change it."""
+        for name in hosts:
+            self.run(["sh", "-ec", _SHOW, "show", str(path)], name)
+
+    def set_python(self, interpreter: Path | None, *hosts: str) -> None:
+        """What ``python3`` is on these hosts: this one of this machine, with the packages that it finds, or
+        nothing. Compute nodes have the same one, always.
+        """
+        command = f'#!/bin/sh\nexec {self._show_python(interpreter, hosts)} "$@"\n' if interpreter else ""
+        for role in {"login" if name == "login" else "compute" for name in hosts}:
+            path = self.path(f"/run/{role}/python3")
+            path.unlink(missing_ok=True)
+            if command:
+                path.write_text(command)
+                path.chmod(0o755)
+
+    def _show_python(self, interpreter: Path, hosts: Sequence[str]) -> str:
+        argv = [str(interpreter), "-E", "-s", "-c", _PLACES]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True)
+        shown = [Path("/usr/lib"), Path("/usr/bin")]
+        # Parents before their children.
+        for place in sorted({Path(line) for line in done.stdout.splitlines()} - {Path("/usr")}):
+            if place.is_dir() and not any(place.is_relative_to(each) for each in shown):
+                shown.append(place)
+                self.show(place, *hosts)
+        if interpreter.parent == Path("/usr/bin"):
+            return f"/run/bin/{interpreter.name}"
+        return str(interpreter)
+
+    @contextlib.contextmanager
+    def full_home(self) -> Iterator[None]:
+        """No byte more can be written below /home, on any host; what is there can be removed."""
+        usage = os.statvfs(self.path("/home"))
+        used = (usage.f_blocks - usage.f_bfree) * usage.f_frsize
+        self._resize_home(used)
+        try:
+            yield
+        finally:
+            self._resize_home(usage.f_blocks * usage.f_frsize)
+
+    def _resize_home(self, size: int) -> None:
+        self.run(["mount", "-o", f"remount,size={size}", "/home"])
+
+    @contextlib.contextmanager
+    def unwritable_home(self) -> Iterator[None]:
+        """USER can make and remove nothing in the home directory."""
+        self.home.chmod(0o555)
+        try:
+            yield
+        finally:
+            self.home.chmod(0o700)
+
+    def set_startup(self, script: str) -> None:
+        """What the user's bash does before each command: print junk, or fail."""
+        (self.home / ".bashrc").write_text(script)
+
+    def set_shell(self, path: str) -> None:
+        """The login shell of USER from now on, such as ``/bin/tcsh``."""
+        passwd = self.path("/etc/passwd")
+        lines = passwd.read_text().splitlines()
+        passwd.write_text("\n".join([*lines[:-1], ":".join([*lines[-1].split(":")[:-1], path])]) + "\n")
+
+
+@contextlib.contextmanager
+def remote_site(
+    folder: Path,
+    *,
+    nodes: int = 2,
+    auth: str = "key",
+    jump: bool = False,
+    clock: float = 0.0,
+    login_python: Path | None = _BARE,
+    compute_python: Path | None = None,
+    home_size: str = "1G",
+    settings: str = "",
+) -> Iterator[Site]:
+    """Start it, and end it with all that runs there.
+
+    auth: one of KINDS, which the login node asks for; a jump host, if there is one, takes the key. clock: how
+    many seconds the site's clocks are ahead of this machine's. login_python, compute_python: what ``python3``
+    is there, and is all of this machine's Python that they see. settings: further lines of slurm.conf.
+    """
+    if os.geteuid() != 0:
+        unavailable("a remote site needs root")
+    if not Path("/dev/net/tun").exists():
+        unavailable("a remote site needs /dev/net/tun")
+    shared = folder / "site"
+    with contextlib.ExitStack() as stack:
+        site = Site(folder, shared)
+        stack.callback(site.unplug)
+        _prepare(site, auth)
+        stack.enter_context(_hosts(site, nodes, jump, _clock_settings(clock), home_size))
+        stack.callback(site.servers.stop_all)
+        site.firewall = Firewall(site.outermost, "eth0")
+        if jump:
+            Firewall(site.login, "dmz0")
+        _start_sshds(site, auth, _clock_settings(clock))
+        if login_python:
+            site.set_python(login_python, "login")
+        if compute_python:
+            site.set_python(compute_python, *(host.name for host in site.nodes))
+        network = Network(site.login.address, Path("/tmp"), site.nodes)
+        site.cluster = stack.enter_context(
+            slurm(shared / "slurm", network=network, head=site.login, settings=settings)
+        )
+        yield site
+
+
+def _clock_settings(clock: float) -> tuple[str, ...]:
+    """What makes programs see another time."""
+    if not clock:
+        return ()
+    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    if not libraries:
+        unavailable(f"libfaketime is not installed: apt-get install -y faketime; see {PACKAGES}")
+    # Monotonic clocks go on as they do.
+    return (f"LD_PRELOAD={libraries[0]}", f"FAKETIME={clock:+.0f}s", "FAKETIME_DONT_FAKE_MONOTONIC=1")
+
+
+def _prepare(site: Site, auth: str) -> None:
+    """The site's own files."""
+    etc, home = site.shared / "etc", site.shared / "home" / USER
+    for path in (etc / "slurm", etc / "pam.d", home / ".ssh", site.folder / "root"):
+        path.mkdir(parents=True)
+    write_accounts(etc, _UID, f"/home/{USER}")
+    (etc / "pam.d/sshd").write_text(KINDS[auth].pam_service("/etc"))
+    (etc / "slurm/slurm.conf").symlink_to(site.shared / "slurm/slurm.conf")
+    (etc / "resolv.conf").write_text("options timeout:1 attempts:1\n")
+    # Among themselves the hosts of the site trust a key that never leaves it.
+    inner = make_key(home / ".ssh/id_ed25519")
+    (home / ".ssh/authorized_keys").write_text(f"{site.authorized}{inner}\n")
+    (home / ".ssh/config").write_text("StrictHostKeyChecking no\nLogLevel ERROR\n")
+    for path in (home, *home.rglob("*")):
+        os.chown(path, _UID, _UID)
+        path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+@contextlib.contextmanager
+def _hosts(site: Site, nodes: int, jump: bool, variables: tuple[str, ...], home_size: str) -> Iterator[None]:
+    """Boot them and connect them."""
+    site.block = f"10.{random.randint(64, 127)}.{random.randint(0, 255)}"
+    site.laptop = f"{site.block}.1"
+    addresses = {"login": f"{site.block}.129"}
+    addresses.update({f"c{number}": f"{site.block}.{129 + number}" for number in range(1, nodes + 1)})
+    if jump:
+        addresses["jump"] = f"{site.block}.2"
+    lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in addresses.items())]
+    (site.shared / "etc/hosts").write_text("\n".join(lines) + "\n")
+    starting: list[Starting] = []
+    link = f"ws{secrets.token_hex(3)}"
+    # While there is no cable, nothing that is meant for the site goes another way.
+    nowhere = ["route", "add", "unreachable", f"{site.block}.0/24", "metric", "9999"]
+    try:
+        run_ip(*nowhere)
+        tree = [str(site.folder / "root"), str(site.shared), home_size, "1G"]
+        starting.append(boot(site.shared, "login", _TREE.read_text(), *tree))
+        pid = starting[0].wait()
+        site.hosts["login"] = Host("login", addresses["login"], pid, "" if jump else link, (), variables)
+        within = ["nsenter", "-t", str(pid), "-m", "--"]
+        for name in list(addresses)[1:]:
+            programs = "/run/login" if name == "jump" else "/run/compute"
+            starting.append(boot(site.shared, name, _OTHER, programs, str(site.shared), within=within))
+        switch = ("nsenter", "-t", str(pid), "-n")
+        for each in starting[1:]:
+            cable = link if each.name == "jump" else f"{each.name}0"
+            place = () if each.name == "jump" else switch
+            host = Host(each.name, addresses[each.name], each.wait(), cable, place, variables)
+            site.hosts[each.name] = host
+        _connect(site)
+        yield
+    finally:
+        for each in reversed(starting):
+            each.end()
+        for arguments in (["link", "del", link], ["route", "del", *nowhere[2:]]):
+            subprocess.run([program("ip"), *arguments], capture_output=True, check=False)
+
+
+def _connect(site: Site) -> None:
+    """A cable to this machine, one from the jump host to the login node, and the site's inner network, whose
+    switch is in the login node.
+    """
+    outer, login = site.outermost, site.login
+    inside = ["nsenter", "-t", str(login.pid), "-n"]
+    peer = ["peer", "name", "eth0", "netns"]
+    run_ip("link", "add", outer.link, "type", "veth", *peer, str(outer.pid))
+    site.connect(outer)
+    run_ip("link", "add", "lan0", "type", "bridge", "forward_delay", "0", on=inside)
+    run_ip("addr", "add", f"{login.address}/25", "dev", "lan0", on=inside)
+    run_ip("link", "set", "lan0", "up", on=inside)
+    for host in site.nodes:
+        within = ["nsenter", "-t", str(host.pid), "-n"]
+        run_ip(
+            "link",
+            "add",
+            "eth0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            host.link,
+            "netns",
+            str(login.pid),
+            on=within,
+        )
+        run_ip("link", "set", host.link, "master", "lan0", "up", on=inside)
+        run_ip("addr", "add", f"{host.address}/25", "dev", "eth0", on=within)
+        run_ip("link", "set", "eth0", "up", on=within)
+        run_ip("route", "add", "default", "via", login.address, on=within)
+    if "jump" in site.hosts:
+        within = ["nsenter", "-t", str(outer.pid), "-n"]
+        run_ip(
+            "link", "add", "dmz0", "type", "veth", "peer", "name", "dmz0", "netns", str(login.pid), on=within
+        )
+        for on, number in ((within, 65), (inside, 66)):
+            run_ip("addr", "add", f"{site.block}.{number}/26", "dev", "dmz0", on=on)
+            run_ip("link", "set", "dmz0", "up", on=on)
+        run_ip("route", "add", f"{site.block}.128/25", "via", f"{site.block}.66", on=within)
+        run_ip("route", "add", "default", "via", f"{site.block}.65", on=inside)
+    for name in {outer.name, login.name}:
+        # What would go through is for the firewall to refuse, and to count.
+        site.run(["sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"], name)
+
+
+def _start_sshds(site: Site, auth: str, variables: Sequence[str]) -> None:
+    jump = ["jump"] if "jump" in site.hosts else []
+    lines = []
+    for name, host in site.hosts.items():
+        server = SshServer(
+            f"sshd-{name}",
+            site.servers,
+            kind=KINDS[auth if name == "login" else "key"],
+            port=22,
+            key=site.shared / f"{name}.key",
+            etc="/etc",
+            authorized=".ssh/authorized_keys",
+            variables=" ".join([site.servers.mark, *variables]),
+            address="0.0.0.0",
+            enter=host.enter,
+        )
+        server.start()
+        site.sshds[name] = server
+        address = name
+        if name == "jump" or (name == "login" and not jump):
+            address = f"{site.block}.2"
+        elif name == "login":
+            address = f"{site.block}.66"
+        site.add_host(name, address, 22, [] if name == "jump" else jump if name == "login" else ["login"])
+        lines.append(f"{address} {server.public}\n")
+    site.known_hosts.write_text("".join(lines))
