@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from interpreters import find_interpreters
 from servers.site import Site, remote_site
 
 ROOT = Path(__file__).parents[1]
@@ -88,3 +89,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """
     with remote_site(tmp_path_factory.mktemp("site") / "s", compute_python=Path(sys.executable)) as site:
         yield site
+
+
+@pytest.fixture(scope="session")
+def pythons() -> dict[tuple[int, int], Path]:
+    """The Pythons of this machine by version, also those that are too old for Weft."""
+    return find_interpreters((3, 0))

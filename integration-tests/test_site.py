@@ -192,12 +192,12 @@ def test_a_connection_that_is_cut_and_mended_goes_on(own: Site) -> None:
         process.stdin.write("before\n")
         process.stdin.flush()
         assert process.stdout.readline() == "before\n"
-        own.firewall.cut()
+        own.cut()
         process.stdin.write("meanwhile\n")
         process.stdin.flush()
         result = ssh(own, "login", "true", "-oConnectTimeout=1")
         assert "timed out" in result.stderr
-        own.firewall.mend()
+        own.mend()
         assert process.stdout.readline() == "meanwhile\n"
     assert process.returncode == 0
     assert answer(own, "login", "echo again") == "again\n"
@@ -212,21 +212,22 @@ def test_a_home_that_is_full_or_not_writable(own: Site) -> None:
     assert answer(own, "login", "echo text >file; cat file; rm file") == "text\n"
 
 
-def test_pythons_are_those_that_a_test_gives(own: Site, uv: str) -> None:
+def test_pythons_are_those_that_a_test_gives(own: Site, pythons: dict[tuple[int, int], Path]) -> None:
     version = "import sys; print(*sys.version_info[:2])"
     ours = f"{sys.version_info[0]} {sys.version_info[1]}\n"
     assert answer(own, "login", f"python3 -c '{version}'") == ours
     assert ssh(own, "c1", "python3").returncode == 127
     own.set_python(None, "login")
     assert ssh(own, "login", "python3").returncode == 127
-    found = subprocess.run([uv, "python", "find", "--system"], capture_output=True, text=True).stdout.strip()
-    own.set_python(Path(found), "login")
-    assert answer(own, "login", "python3 -c 'print(6 * 7)'") == "42\n"
-    own.set_python(Path(sys.executable), "c1", "c2")
-    where = answer(own, "login", "srun --nodelist=c2 python3 -c 'import weft; print(weft.__file__)'")
+    for (major, minor), python in pythons.items():
+        own.set_python(python, "login")
+        assert answer(own, "login", f"python3 -c '{version}; import ssl'") == f"{major} {minor}\n"
+
+
+def test_compute_nodes_have_the_environment_of_the_tests(site: Site) -> None:
+    where = answer(site, "login", "srun --nodelist=c2 python3 -c 'import weft; print(weft.__file__)'")
     assert where.strip().endswith("weft/__init__.py")
-    assert ssh(own, "login", "python3 -c 'import weft'").returncode == 1
-    own.set_python(None, "c1", "c2")
+    assert ssh(site, "login", "python3 -c 'import weft'").returncode == 1
 
 
 def test_sshd_starts_anew_with_another_key(own: Site) -> None:

@@ -55,12 +55,12 @@ def probe(file: Path) -> tuple[tuple[int, int, int], Path] | None:
     return (major, minor, patch), Path(words[3].strip())
 
 
-def find_interpreters() -> dict[tuple[int, int], Path]:
-    """The newest CPython of each minor version that Weft supports, oldest first."""
+def find_interpreters(oldest: tuple[int, int] = OLDEST) -> dict[tuple[int, int], Path]:
+    """The newest CPython of each minor version from this one on, oldest first."""
     found: dict[tuple[int, int], tuple[tuple[int, int, int], Path]] = {}
     with ThreadPoolExecutor(4) as pool:
         for answer in pool.map(probe, dict.fromkeys(candidates())):
-            if answer is None or answer[0] < OLDEST:
+            if answer is None or answer[0] < oldest:
                 continue
             version, _ = answer
             if version[:2] not in found or found[version[:2]][0] < version:

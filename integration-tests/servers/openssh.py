@@ -31,6 +31,8 @@ class Kind(NamedTuple):
 
     def pam_service(self, etc: str) -> str:
         """What is in /etc/pam.d/sshd; the files that it needs are in this folder."""
+        if "pam_oath" in self.pam and not list(Path("/lib").glob("*/security/pam_oath.so")):
+            unavailable("pam_oath is not installed: apt-get install -y libpam-oath")
         return self.pam.format(etc=etc) + _REST
 
 

@@ -150,6 +150,7 @@ class Servers:
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+                os.kill(pid, signal.SIGCONT)
         try:
             process.wait(timeout)
         except subprocess.TimeoutExpired:

@@ -117,6 +117,14 @@ class Site(SshClient):
             self.connect(host)
         self._cable.set(rtt, loss)
 
+    def cut(self) -> None:
+        """Nothing passes between this machine and the site, and nobody is told: connections wait."""
+        self.firewall.cut()
+
+    def mend(self) -> None:
+        """The end of ``cut``."""
+        self.firewall.mend()
+
     def connect(self, host: Host) -> None:
         """Addresses and routes of the cable between this machine and the outermost host."""
         inside = ["nsenter", "-t", str(host.pid), "-n"]
