@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import secrets
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 from .process import ServerError, children, program, unavailable, until_we_die, wait_until
 
-__all__ = ["Host", "Network", "Starting", "boot", "network", "run_ip"]
+__all__ = ["Host", "Network", "Starting", "boot", "network", "private_block", "run_ip"]
 
 # What pid 1 of a host does: wait for the end, and reap orphans.
 _INIT = """
@@ -85,7 +84,7 @@ def network(folder: Path, names: Sequence[str]) -> Iterator[Network]:
     if os.geteuid() != 0:
         unavailable("hosts with a network of their own need root")
     key = secrets.token_hex(3)
-    bridge, subnet = f"wb{key}", f"10.{random.randint(64, 127)}.{random.randint(0, 255)}"
+    bridge, subnet = f"wb{key}", private_block()
     hosts: list[Host] = []
     starting: list[Starting] = []
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,6 +113,12 @@ def network(folder: Path, names: Sequence[str]) -> Iterator[Network]:
         for host in hosts:
             subprocess.run(["ip", "link", "del", host.link], capture_output=True, check=False)
         subprocess.run(["ip", "link", "del", bridge], capture_output=True, check=False)
+
+
+def private_block() -> str:
+    """The first three numbers of addresses that probably nobody uses."""
+    # Not from random: its numbers are the same in every test.
+    return f"10.{64 + secrets.randbelow(64)}.{secrets.randbelow(256)}"
 
 
 class Starting(NamedTuple):

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
-import secrets
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,25 +21,18 @@ from pathlib import Path
 
 from .cable import Cable
 from .firewall import Counters, Firewall
-from .host import Host, Network, Starting, boot, run_ip
+from .host import Host, Network, run_ip
 from .openssh import KINDS, SshServer, otp, write_accounts
-from .process import PACKAGES, Servers, program, unavailable
+from .process import PACKAGES, Servers, unavailable
 from .slurm import Slurm, slurm
 from .sshclient import USER, SshClient, make_key
+from .topology import Topology
 
 __all__ = ["Site", "remote_site"]
 
 _UID = 1500
 # This Python without the packages of its environment.
 _BARE = Path(os.path.realpath(sys.executable))
-_TREE = Path(__file__).with_name("site.sh")
-# What the other hosts have of their own; the rest is the first host's.
-_OTHER = """
-for folder in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o mode=1777 tmpfs $folder; done
-mkdir -p "$2"
-mount --bind "/.laptop/old$2" "$2"
-mount --bind "$1" /usr/bin
-"""
 _SHOW = """
 mkdir -p -- "$1"
 mount --rbind "/.laptop/old$1" "$1"
@@ -56,30 +47,31 @@ class Site(SshClient):
     """A site that runs, and the files of a client on this machine: ``config`` knows ``login``, the compute
     nodes (through ``login``) and, if there is one, ``jump``.
 
-    home: the home directory of USER, as this machine sees it. sshd: that of the login node; outer: that of
-    the host that this machine reaches, which may be the same.
+    home: the home directory of USER, as this machine sees it. sshds: those of all hosts, by name; sshd: the
+    login node's.
     """
 
-    def __init__(self, folder: Path, shared: Path) -> None:
+    def __init__(self, folder: Path, topology: Topology) -> None:
         super().__init__(folder)
-        self.shared = shared
-        self.servers = Servers(shared, {}, f"WEFT_TEST_SITE={folder}")
-        self.hosts: dict[str, Host] = {}
+        self.shared = folder / "site"
+        self.servers = Servers(self.shared, {}, f"WEFT_TEST_SITE={folder}")
+        self.topology = topology
+        self.hosts = topology.hosts
+        self.block = topology.block
+        self.laptop = topology.laptop
         self.sshds: dict[str, SshServer] = {}
         self.firewall: Firewall
         self.cluster: Slurm
-        self.laptop = ""
-        self.block = ""
         self._cable: Cable | None = None
 
     @property
     def login(self) -> Host:
-        return self.hosts["login"]
+        return self.topology.login
 
     @property
     def outermost(self) -> Host:
         """The host that this machine reaches."""
-        return self.hosts.get("jump", self.login)
+        return self.topology.outermost
 
     @property
     def sshd(self) -> SshServer:
@@ -87,7 +79,7 @@ class Site(SshClient):
 
     @property
     def nodes(self) -> list[Host]:
-        return [host for name, host in self.hosts.items() if name not in ("login", "jump")]
+        return self.topology.nodes
 
     @property
     def home(self) -> Path:
@@ -96,6 +88,12 @@ class Site(SshClient):
     def path(self, path: str) -> Path:
         """A path of the login node, as root of this machine reaches it; links in it may lead astray."""
         return Path(f"/proc/{self.login.pid}/root{path}")
+
+    def trust(self) -> None:
+        """known_hosts has the keys that the servers have now."""
+        addresses = self.topology.reached_at
+        lines = [f"{addresses.get(name, name)} {sshd.public}\n" for name, sshd in self.sshds.items()]
+        self.known_hosts.write_text("".join(lines))
 
     def code(self) -> str:
         """The next one-time password; each is good once."""
@@ -114,7 +112,7 @@ class Site(SshClient):
             run_ip("link", "del", host.link)
             self._cable = Cable(host.link, f"{host.link}f")
             run_ip("link", "set", f"{host.link}f", "netns", str(host.pid), "name", "eth0")
-            self.connect(host)
+            self.topology.plug()
         self._cable.set(rtt, loss)
 
     def cut(self) -> None:
@@ -124,16 +122,6 @@ class Site(SshClient):
     def mend(self) -> None:
         """The end of ``cut``."""
         self.firewall.mend()
-
-    def connect(self, host: Host) -> None:
-        """Addresses and routes of the cable between this machine and the outermost host."""
-        inside = ["nsenter", "-t", str(host.pid), "-n"]
-        run_ip("addr", "add", f"{self.block}.1/26", "dev", host.link)
-        run_ip("link", "set", host.link, "up")
-        run_ip("addr", "add", f"{self.block}.2/26", "dev", "eth0", on=inside)
-        run_ip("link", "set", "eth0", "up", on=inside)
-        run_ip("route", "add", "default", "via", f"{self.block}.1", on=inside)
-        run_ip("route", "add", f"{self.block}.0/24", "via", f"{self.block}.2")
 
     def unplug(self) -> None:
         """There is no cable any more."""
@@ -235,24 +223,25 @@ def remote_site(
         unavailable("a remote site needs root")
     if not Path("/dev/net/tun").exists():
         unavailable("a remote site needs /dev/net/tun")
-    shared = folder / "site"
+    variables = _clock_settings(clock)
     with contextlib.ExitStack() as stack:
-        site = Site(folder, shared)
+        site = Site(folder, Topology(nodes, jump))
         stack.callback(site.unplug)
         _prepare(site, auth)
-        stack.enter_context(_hosts(site, nodes, jump, _clock_settings(clock), home_size))
+        (folder / "root").mkdir()
+        stack.enter_context(site.topology.boot(folder / "root", site.shared, variables, home_size))
         stack.callback(site.servers.stop_all)
         site.firewall = Firewall(site.outermost, "eth0")
         if jump:
             Firewall(site.login, "dmz0")
-        _start_sshds(site, auth, _clock_settings(clock))
+        _start_sshds(site, auth, variables)
         if login_python:
             site.set_python(login_python, "login")
         if compute_python:
             site.set_python(compute_python, *(host.name for host in site.nodes))
         network = Network(site.login.address, Path("/tmp"), site.nodes)
         site.cluster = stack.enter_context(
-            slurm(shared / "slurm", network=network, head=site.login, settings=settings)
+            slurm(site.shared / "slurm", network=network, head=site.login, settings=settings)
         )
         yield site
 
@@ -271,11 +260,12 @@ def _clock_settings(clock: float) -> tuple[str, ...]:
 def _prepare(site: Site, auth: str) -> None:
     """The site's own files."""
     etc, home = site.shared / "etc", site.shared / "home" / USER
-    for path in (etc / "slurm", etc / "pam.d", home / ".ssh", site.folder / "root"):
+    for path in (etc / "slurm", etc / "pam.d", home / ".ssh"):
         path.mkdir(parents=True)
     write_accounts(etc, _UID, f"/home/{USER}")
     (etc / "pam.d/sshd").write_text(KINDS[auth].pam_service("/etc"))
     (etc / "slurm/slurm.conf").symlink_to(site.shared / "slurm/slurm.conf")
+    (etc / "hosts").write_text(site.topology.names)
     (etc / "resolv.conf").write_text("options timeout:1 attempts:1\n")
     # Among themselves the hosts of the site trust a key that never leaves it.
     inner = make_key(home / ".ssh/id_ed25519")
@@ -286,95 +276,8 @@ def _prepare(site: Site, auth: str) -> None:
         path.chmod(0o700 if path.is_dir() else 0o600)
 
 
-@contextlib.contextmanager
-def _hosts(site: Site, nodes: int, jump: bool, variables: tuple[str, ...], home_size: str) -> Iterator[None]:
-    """Boot them and connect them."""
-    site.block = f"10.{random.randint(64, 127)}.{random.randint(0, 255)}"
-    site.laptop = f"{site.block}.1"
-    addresses = {"login": f"{site.block}.129"}
-    addresses.update({f"c{number}": f"{site.block}.{129 + number}" for number in range(1, nodes + 1)})
-    if jump:
-        addresses["jump"] = f"{site.block}.2"
-    lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in addresses.items())]
-    (site.shared / "etc/hosts").write_text("\n".join(lines) + "\n")
-    starting: list[Starting] = []
-    link = f"ws{secrets.token_hex(3)}"
-    # While there is no cable, nothing that is meant for the site goes another way.
-    nowhere = ["route", "add", "unreachable", f"{site.block}.0/24", "metric", "9999"]
-    try:
-        run_ip(*nowhere)
-        tree = [str(site.folder / "root"), str(site.shared), home_size, "1G"]
-        starting.append(boot(site.shared, "login", _TREE.read_text(), *tree))
-        pid = starting[0].wait()
-        site.hosts["login"] = Host("login", addresses["login"], pid, "" if jump else link, (), variables)
-        within = ["nsenter", "-t", str(pid), "-m", "--"]
-        for name in list(addresses)[1:]:
-            programs = "/run/login" if name == "jump" else "/run/compute"
-            starting.append(boot(site.shared, name, _OTHER, programs, str(site.shared), within=within))
-        switch = ("nsenter", "-t", str(pid), "-n")
-        for each in starting[1:]:
-            cable = link if each.name == "jump" else f"{each.name}0"
-            place = () if each.name == "jump" else switch
-            host = Host(each.name, addresses[each.name], each.wait(), cable, place, variables)
-            site.hosts[each.name] = host
-        _connect(site)
-        yield
-    finally:
-        for each in reversed(starting):
-            each.end()
-        for arguments in (["link", "del", link], ["route", "del", *nowhere[2:]]):
-            subprocess.run([program("ip"), *arguments], capture_output=True, check=False)
-
-
-def _connect(site: Site) -> None:
-    """A cable to this machine, one from the jump host to the login node, and the site's inner network, whose
-    switch is in the login node.
-    """
-    outer, login = site.outermost, site.login
-    inside = ["nsenter", "-t", str(login.pid), "-n"]
-    peer = ["peer", "name", "eth0", "netns"]
-    run_ip("link", "add", outer.link, "type", "veth", *peer, str(outer.pid))
-    site.connect(outer)
-    run_ip("link", "add", "lan0", "type", "bridge", "forward_delay", "0", on=inside)
-    run_ip("addr", "add", f"{login.address}/25", "dev", "lan0", on=inside)
-    run_ip("link", "set", "lan0", "up", on=inside)
-    for host in site.nodes:
-        within = ["nsenter", "-t", str(host.pid), "-n"]
-        run_ip(
-            "link",
-            "add",
-            "eth0",
-            "type",
-            "veth",
-            "peer",
-            "name",
-            host.link,
-            "netns",
-            str(login.pid),
-            on=within,
-        )
-        run_ip("link", "set", host.link, "master", "lan0", "up", on=inside)
-        run_ip("addr", "add", f"{host.address}/25", "dev", "eth0", on=within)
-        run_ip("link", "set", "eth0", "up", on=within)
-        run_ip("route", "add", "default", "via", login.address, on=within)
-    if "jump" in site.hosts:
-        within = ["nsenter", "-t", str(outer.pid), "-n"]
-        run_ip(
-            "link", "add", "dmz0", "type", "veth", "peer", "name", "dmz0", "netns", str(login.pid), on=within
-        )
-        for on, number in ((within, 65), (inside, 66)):
-            run_ip("addr", "add", f"{site.block}.{number}/26", "dev", "dmz0", on=on)
-            run_ip("link", "set", "dmz0", "up", on=on)
-        run_ip("route", "add", f"{site.block}.128/25", "via", f"{site.block}.66", on=within)
-        run_ip("route", "add", "default", "via", f"{site.block}.65", on=inside)
-    for name in {outer.name, login.name}:
-        # What would go through is for the firewall to refuse, and to count.
-        site.run(["sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"], name)
-
-
 def _start_sshds(site: Site, auth: str, variables: Sequence[str]) -> None:
     jump = ["jump"] if "jump" in site.hosts else []
-    lines = []
     for name, host in site.hosts.items():
         server = SshServer(
             f"sshd-{name}",
@@ -390,11 +293,6 @@ def _start_sshds(site: Site, auth: str, variables: Sequence[str]) -> None:
         )
         server.start()
         site.sshds[name] = server
-        address = name
-        if name == "jump" or (name == "login" and not jump):
-            address = f"{site.block}.2"
-        elif name == "login":
-            address = f"{site.block}.66"
+        address = site.topology.reached_at.get(name, name)
         site.add_host(name, address, 22, [] if name == "jump" else jump if name == "login" else ["login"])
-        lines.append(f"{address} {server.public}\n")
-    site.known_hosts.write_text("".join(lines))
+    site.trust()
