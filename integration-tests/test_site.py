@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.process import processes_with, program, wait_until
+from servers.openssh import ssh_servers
+from servers.process import ServerError, processes_with, program, wait_until
 from servers.site import Site, remote_site
 from servers.sshclient import PASSWORD
 
@@ -267,6 +268,17 @@ def test_a_node_loses_its_power(strict: Site) -> None:
     code = strict.answers(strict.code())
     assert "124" in answer(strict, "login", "timeout 1 bash -c 'exec 3<>/dev/tcp/c2/22'; echo $?", code)
     assert answer(strict, "login", "ssh c1 hostname", strict.answers(strict.code())) == "c1\n"
+
+
+@pytest.mark.parametrize(("ci", "ending"), [("1", ServerError), ("", pytest.skip.Exception)])
+def test_where_a_site_cannot_be_started_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ci: str, ending: type[BaseException]
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for start in (remote_site, ssh_servers):
+        with contextlib.ExitStack() as stack, pytest.raises(ending, match="need(s)? root"):
+            stack.enter_context(start(tmp_path / "s"))
 
 
 def test_what_a_configuration_says_of_its_channels(own: Site) -> None:
