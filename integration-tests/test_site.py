@@ -277,7 +277,7 @@ def test_where_a_site_cannot_be_started_it_is_said(
     monkeypatch.setenv("CI", ci)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     for start in (remote_site, ssh_servers):
-        with contextlib.ExitStack() as stack, pytest.raises(ending, match="need(s)? root"):
+        with contextlib.ExitStack() as stack, pytest.raises(ending, match=r"needs? root"):
             stack.enter_context(start(tmp_path / "s"))
 
 

@@ -133,6 +133,8 @@ def test_a_session_is_cut_and_survives_a_restart(servers: SshServers) -> None:
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "ready\n"
+            # Those of earlier tests may still be ending.
+            wait_until("it is the only one", lambda: len(server.sessions()) == 1)
             (session,) = server.sessions()
             server.restart()
             process.stdin.write("still here\n")
@@ -144,6 +146,7 @@ def test_a_session_is_cut_and_survives_a_restart(servers: SshServers) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
+        wait_until("it is the only one", lambda: len(server.sessions()) == 1)
         begun = time.monotonic()
         assert server.cut() == 1
         assert process.wait(10) == 255

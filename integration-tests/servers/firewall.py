@@ -30,7 +30,7 @@ table inet wall {{
     type filter hook output priority 0; policy accept;
     meta nfproto ipv6 drop
     oifname != "{outside}" accept
-    tcp sport 22 ct state established counter name passed accept
+    tcp sport 22 tcp flags & (syn | ack) != syn counter name passed accept
     counter name called_back drop
   }}
   chain forward {{
