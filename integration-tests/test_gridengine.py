@@ -16,15 +16,14 @@ from pathlib import Path
 import pytest
 from servers.gridengine import GridEngine, grid_engine
 from servers.host import network
+from servers.job import wait_for
 from servers.shims import Shims
 from weft_channel_local import LocalChannel
 from weft_interfaces import (
     BlockShape,
     ConfigError,
-    JobId,
     JobSpec,
     JobState,
-    JobStatus,
     Provider,
     ProviderError,
 )
@@ -75,15 +74,6 @@ class Site:
 def site(cluster: GridEngine, tmp_path: Path) -> Iterator[Site]:
     yield Site(cluster, tmp_path)
     cluster.clear()
-
-
-def wait_for(provider: Provider, job: JobId, *states: JobState, timeout: float = 60.0) -> JobStatus:
-    deadline = time.monotonic() + timeout
-    while (status := provider.status([job])[job]).state not in states:
-        assert not status.state.terminal, status
-        assert time.monotonic() < deadline, status
-        time.sleep(0.2)
-    return status
 
 
 class TestGridEngineProvider(ProviderSuite):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from servers.job import run_refused, wait_for
 from servers.process import ServerError, program
 from servers.shims import Shims
 from servers.slurm import Slurm, slurm
@@ -24,7 +25,6 @@ from weft_interfaces import (
     JobId,
     JobSpec,
     JobState,
-    JobStatus,
     Provider,
     ProviderError,
 )
@@ -103,16 +103,6 @@ class Site:
 def site(cluster: Slurm, tmp_path: Path) -> Iterator[Site]:
     yield Site(cluster, tmp_path)
     cluster.clear()
-
-
-def wait_for(provider: Provider, job: JobId, *states: JobState, timeout: float = 60.0) -> JobStatus:
-    begun = time.monotonic()
-    while (status := provider.status([job])[job]).state not in states:
-        assert not status.state.terminal, status
-        assert time.monotonic() < begun + timeout, status
-        time.sleep(0.2)
-    print(f"measured: {status.state.value} ({status.reason}) after {time.monotonic() - begun:.1f} s")
-    return status
 
 
 class SlurmSuite(ProviderSuite):
@@ -539,31 +529,7 @@ def test_the_census_runs_by_configuration_on_two_blocks_of_two_nodes(
 
 def test_a_refused_partition_ends_the_run_with_slurms_words(site: Site, root: Path, tmp_path: Path) -> None:
     config = (root / "examples/slurm.toml").read_text().replace('"debug"', '"nope"')
-    (tmp_path / "site.toml").write_text(config)
-    (tmp_path / "script.py").write_text(REFUSED)
-    begun = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "weft", "run", "--quiet", "--config", "site.toml", "script.py"],
-        cwd=tmp_path,
-        env={**os.environ, **site.environment},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 1, done.stderr
-    assert "invalid partition specified: nope" in done.stderr
-    assert "look at `partition`" in done.stderr
+    said = run_refused(tmp_path, config, site.environment)
+    assert "invalid partition specified: nope" in said
+    assert "look at `partition`" in said
     assert site.shims.calls("sbatch") <= 2  # one for each block, at most
-    print(f"measured: a run whose partition is refused ended after {time.monotonic() - begun:.1f} s")
-    assert time.monotonic() - begun < 30
-
-
-REFUSED = """
-import weft
-
-@weft.task
-def double(x):
-    return 2 * x
-
-print(double(3).result())
-"""
