@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from weft_channel_local import LocalChannel
+    from weft_channel_ssh import OpenSSHChannel
     from weft_core import BackoffRetryPolicy, Counts, Future
     from weft_executor_htex import HighThroughputExecutor
     from weft_executor_local import ProcessExecutor, ThreadExecutor
@@ -132,6 +133,7 @@ __all__ = [
     "MpiExecLauncher",
     "MpiRunLauncher",
     "NoBlocksError",
+    "OpenSSHChannel",
     "PBSProProvider",
     "ProcessExecutor",
     "ProviderError",
@@ -189,6 +191,7 @@ _PLACES = {
     "._shell": ("ShellResult", "shell"),
     "._task": ("TaskFunction", "join", "later", "task"),
     "weft_channel_local": ("LocalChannel",),
+    "weft_channel_ssh": ("OpenSSHChannel",),
     "weft_core": ("BackoffRetryPolicy", "Counts", "Future"),
     "weft_executor_htex": ("HighThroughputExecutor",),
     "weft_executor_local": ("ProcessExecutor", "ThreadExecutor"),

@@ -45,7 +45,11 @@ GROUPS: dict[str, dict[str, str]] = {
         "kubernetes": "weft-provider-kubernetes",
     },
     "weft.launchers": dict.fromkeys(_LAUNCHERS, "weft-launchers"),
-    "weft.channels": {"local": "weft-channel-local", "ssh": "weft-channel-ssh"},
+    "weft.channels": {
+        "local": "weft-channel-local",
+        "ssh": "weft-channel-ssh",
+        "openssh": "weft-channel-ssh",
+    },
     "weft.staging": {},
     "weft.memo": dict.fromkeys(("file", "remote"), "weft-memo"),
     "weft.monitoring": {},

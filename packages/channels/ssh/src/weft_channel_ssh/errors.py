@@ -1,0 +1,32 @@
+"""What can go wrong on the way to a host, by what the caller can do about it.
+
+::
+
+    ChannelError                 (of weft_interfaces) the place is out of reach
+    ├── ConnectError             not reached, or lost: it may come back, and the channel tries again
+    ├── AuthenticationError      the host was reached and refused the user: nothing is tried again by itself
+    ├── HostKeyError             the host could not prove who it is: nothing was sent to it
+    └── SessionRefusedError      the connection is good, but takes no further command now (MaxSessions)
+"""
+
+from __future__ import annotations
+
+from weft_interfaces import ChannelError
+
+__all__ = ["AuthenticationError", "ConnectError", "HostKeyError", "SessionRefusedError"]
+
+
+class ConnectError(ChannelError):
+    """The host was not reached, or the connection to it is lost; trying again later may help."""
+
+
+class AuthenticationError(ChannelError):
+    """The host does not let this user in; a key, a password or a second factor is missing or wrong."""
+
+
+class HostKeyError(ChannelError):
+    """The host's key is unknown, or is not the one that is known. No password or other data was sent."""
+
+
+class SessionRefusedError(ChannelError):
+    """The server opens no further session on this connection: as many as it allows are open."""

@@ -1,0 +1,132 @@
+"""The user's own ``ssh`` as a channel."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+
+from weft_interfaces import ChannelError
+
+from .errors import AuthenticationError, ConnectError, HostKeyError
+from .master import Master
+from .session import Session
+from .shell import ShellChannel
+
+__all__ = ["OpenSSHChannel"]
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between attempts to connect
+
+
+class OpenSSHChannel(ShellChannel):
+    """Commands and files of a host that ``ssh HOST`` reaches, over one connection.
+
+    host: as for ``ssh``: a name, ``user@name``, or an alias of ``~/.ssh/config``; keys, agents, FIDO keys,
+    Kerberos, jump hosts and known hosts are as configured there. ssh_options: further arguments of ssh
+    (``["-p", "2222"]``, ``["-oProxyJump=gate"]``), which win over those files. environment: variables that
+    every command gets.
+
+    Nothing is done before the first command; that one connects. Passwords and codes are asked for once per
+    connection, by ssh: on the terminal, or through ``SSH_ASKPASS``. A connection that is lost is made again
+    by the next command. Failed attempts are followed by a pause, 1 s at first and 60 s at last, in which
+    commands fail at once; after one that the host refused (:class:`AuthenticationError`,
+    :class:`HostKeyError`) nothing is tried until ``authenticate`` is called.
+
+    Channels with equal arguments are equal, and share what is asked of a batch system. Methods may be called
+    from any thread. Raises :class:`ChannelError`, with the cause and the remedy, from every method.
+    """
+
+    def __init__(
+        self, host: str, ssh_options: Sequence[str] = (), *, environment: Mapping[str, str] | None = None
+    ) -> None:
+        if not host or host.startswith("-"):
+            raise ChannelError(f"host: {host!r} names no host")
+        super().__init__(environment=environment)
+        self._host, self._options = host, tuple(ssh_options)
+        self._connecting = threading.Lock()
+        self._master: Master | None = None
+        self._end: weakref.finalize[..., OpenSSHChannel] | None = None
+        self._trouble: ChannelError | None = None
+        self._failures, self._next = 0, 0.0
+
+    def __repr__(self) -> str:
+        options = f", ssh_options={list(self._options)}" if self._options else ""
+        return f"{type(self).__name__}({self._host!r}{options})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, OpenSSHChannel):
+            return NotImplemented
+        return self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[object, ...]:
+        return self._host, self._options, frozenset(self._environment.items())
+
+    @property
+    def host(self) -> str:
+        return self._host
+
+    def authenticate(self) -> None:
+        """Connect now, if there is no connection, also after the host has refused the user."""
+        with self._connecting:
+            self._trouble, self._next = None, 0.0
+        self._connected()
+
+    def _start(self, command: str) -> Session:
+        master = self._connected()
+        try:
+            return master.session(command)
+        except ConnectError:
+            self._forget(master)
+        return self._connected().session(command)
+
+    def _is_connected(self) -> bool:
+        master = self._master
+        return master is not None and master.lives
+
+    def _connected(self) -> Master:
+        with self._connecting:
+            self._check()
+            if self._master is not None and self._master.lives:
+                return self._master
+            if self._master is not None:
+                self._drop()
+            self._may_connect()
+            try:
+                self._master = Master(self._host, self._options)
+            except ChannelError as error:
+                self._failures += 1
+                pause = min(_FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10), _LONGEST_PAUSE)
+                self._trouble, self._next = error, time.monotonic() + pause
+                raise
+            self._end = weakref.finalize(self, self._master.close)
+            self._trouble, self._failures = None, 0
+            self._reconnected()
+            return self._master
+
+    def _may_connect(self) -> None:
+        """Raises the last trouble while it is too early to try again."""
+        trouble = self._trouble
+        if trouble is None:
+            return
+        if isinstance(trouble, (AuthenticationError, HostKeyError)):
+            raise type(trouble)(f"{trouble}. Nothing is tried again before authenticate() is called") from trouble
+        if (left := self._next - time.monotonic()) > 0:
+            raise type(trouble)(f"{trouble} (tried again in {left:.0f} s)") from trouble
+
+    def _forget(self, master: Master) -> None:
+        with self._connecting:
+            if self._master is master:
+                self._drop()
+
+    def _drop(self) -> None:
+        self._master = None
+        if self._end is not None:
+            self._end()
+
+    def _disconnect(self) -> None:
+        with self._connecting:
+            self._drop()

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from local_shell import LocalShellChannel
+from weft_interfaces.testing import ChannelSuite
+
+
+class TestShellChannel(ChannelSuite):
+    @pytest.fixture(autouse=True)
+    def home(self, tmp_path: Path) -> None:
+        self.directory = tmp_path
+
+    def make_channel(self) -> LocalShellChannel:
+        return LocalShellChannel(str(self.directory))
