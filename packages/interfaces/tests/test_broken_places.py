@@ -406,6 +406,28 @@ class NoHost(InMemoryChannel):
     host = ""
 
 
+class FlattensLinks(InMemoryChannel):
+    def _put_tree(self, local, path):
+        super()._put_tree(local, path)
+        self.files.update(dict.fromkeys(self.links, b""))
+        self.links.clear()
+
+
+class OmitsEmptyDirectories(InMemoryChannel):
+    def _put_tree(self, local, path):
+        super()._put_tree(local, path)
+        if not self._below(path):
+            del self.directories[path]
+
+
+class MixesDirectories(InMemoryChannel):
+    def put(self, local, remote):
+        if local.is_dir():
+            self._put_tree(local, self._path(remote))
+        else:
+            super().put(local, remote)
+
+
 CHANNELS = [
     (GoesThroughAShell, "test_arguments_arrive_as_they_are"),
     (RaisesOnFailure, "test_the_exit_status_is_the_callers_business"),
@@ -423,6 +445,9 @@ CHANNELS = [
     (LeavesParts, "test_a_file_goes_there_and_back"),
     (MakesDirectoriesOnce, "test_directories_are_made_with_their_parents"),
     (MakesNoParents, "test_directories_are_made_with_their_parents"),
+    (FlattensLinks, "test_a_directory_goes_there_and_back_with_all_that_is_in_it"),
+    (OmitsEmptyDirectories, "test_a_directory_goes_there_and_back_with_all_that_is_in_it"),
+    (MixesDirectories, "test_a_directory_takes_no_place_where_something_is"),
     (CloseLeavesProcesses, "test_close_ends_what_was_opened_and_may_come_twice"),
     (SwallowsTheFirstByte, "test_an_open_process_answers"),
     (SwallowsTheFirstByte, "test_an_open_process_carries_much_in_both_directions"),

@@ -272,16 +272,35 @@ def test_a_large_file_with_a_hole_arrives_whole(channel: LocalChannel, tmp_path:
 def test_a_copy_that_fails_leaves_nothing(channel: LocalChannel, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "directory").mkdir()
-    (tmp_path / "home" / "taken").mkdir()
+    (tmp_path / "home" / "taken" / "inside").mkdir(parents=True)
     for source, target, error in [
         ("none", "there", FileNotFoundError),
         ("file", "no/parent", FileNotFoundError),
         ("file", "taken", IsADirectoryError),
-        ("directory", "there", IsADirectoryError),
+        ("directory", "taken", FileExistsError),
+        ("directory", "no/parent", FileNotFoundError),
     ]:
         with pytest.raises(error):
             channel.put(tmp_path / source, target)
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["taken"]
+
+
+def test_a_directory_with_something_odd_in_it_is_not_copied_in_part(
+    channel: LocalChannel, tmp_path: Path
+) -> None:
+    (tmp_path / "tree" / "below").mkdir(parents=True)
+    (tmp_path / "tree" / "file").write_text("x")
+    os.mkfifo(tmp_path / "tree" / "below" / "fifo")
+    with pytest.raises(OSError, match="fifo"):
+        channel.put(tmp_path / "tree", "tree")
+    assert not list((tmp_path / "home").iterdir())
+
+
+def test_a_channel_is_closed_by_with(tmp_path: Path) -> None:
+    with LocalChannel(tmp_path) as channel:
+        assert channel.run(["true"], timeout=BOUND).exit_status == 0
+    with pytest.raises(ChannelError, match="is closed"):
+        channel.run(["true"])
 
 
 def test_a_running_program_can_be_replaced(channel: LocalChannel, tmp_path: Path) -> None:

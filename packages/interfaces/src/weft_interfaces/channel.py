@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["BaseChannel", "Channel", "CommandResult", "RemoteProcess"]
 
@@ -85,11 +89,18 @@ class Channel(Protocol):
 
     def put(self, local: Path, remote: str) -> None:
         """Copy a file there; permissions are kept, the final name never shows a part of it. Parents must
-        exist.
+        exist. What is copied takes the place of a file.
+
+        A directory is copied with all that is in it: permissions, symbolic links as links, empty directories.
+        It takes the place of an empty directory at most: raises :class:`FileExistsError` where one with
+        something in it is, so nothing is lost or mixed. What else the place refuses is an :class:`OSError`
+        with its own words: a full disk, missing permissions.
         """
 
     def get(self, remote: str, local: Path) -> None:
-        """Copy a file here, with the same promises. Raises :class:`FileNotFoundError` if there is none."""
+        """Copy a file or a directory here, with the same promises. Raises :class:`FileNotFoundError` if there
+        is none.
+        """
 
     def makedirs(self, path: str, mode: int = 0o700) -> None:
         """Make a directory and its parents; one that exists is left as it is."""
@@ -99,9 +110,23 @@ class Channel(Protocol):
 
 
 class BaseChannel:
-    """A channel to somewhere else with nothing to close, which calls itself by its class's name."""
+    """A channel to somewhere else with nothing to close, which calls itself by its class's name.
+
+    It is closed by ``with``.
+    """
 
     remote = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     @property
     def host(self) -> str:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import threading
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from weft_interfaces import ChannelError, CommandResult
+from weft_interfaces import BaseChannel, ChannelError, CommandResult
+from weft_interfaces.files import copy_whole
 from weft_interfaces.processes import kill_tree
 
 from .process import LocalProcess, start
@@ -22,7 +21,7 @@ __all__ = ["LocalChannel"]
 _AFTER_KILL = 2.0  # seconds for what is left in the pipes of a command that was killed
 
 
-class LocalChannel:
+class LocalChannel(BaseChannel):
     """Runs commands on this machine, each in a session of its own, and copies files within it.
 
     home: where relative paths start, and commands run unless they say otherwise; the user's home directory
@@ -82,11 +81,11 @@ class LocalChannel:
 
     def put(self, local: Path, remote: str) -> None:
         self._check()
-        _copy(Path(local), Path(self._path(remote)))
+        copy_whole(Path(local), Path(self._path(remote)))
 
     def get(self, remote: str, local: Path) -> None:
         self._check()
-        _copy(Path(self._path(remote)), Path(local))
+        copy_whole(Path(self._path(remote)), Path(local))
 
     def makedirs(self, path: str, mode: int = 0o700) -> None:
         self._check()
@@ -141,21 +140,6 @@ class LocalChannel:
                 if stream is not None:
                     with contextlib.suppress(OSError):
                         stream.close()
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file whole or not at all, with its permissions. The kernel moves the bytes, where it can."""
-    partial = target.with_name(f".weft-{uuid.uuid4().hex}.part")
-    try:
-        mode = source.stat().st_mode & 0o7777
-        # For nobody else's eyes until it has the permissions that it is to have.
-        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        shutil.copyfile(source, partial)
-        partial.chmod(mode)
-        os.replace(partial, target)
-    finally:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            partial.unlink()
 
 
 def _make_directories(path: Path, mode: int) -> None:

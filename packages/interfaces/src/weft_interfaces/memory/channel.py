@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..channel import BaseChannel, CommandResult, RemoteProcess
 from ..errors import ChannelError
+from ..files import copy_whole
 from .command import COMMANDS, Command, Invocation, Killed, Pipe
 
 __all__ = ["InMemoryChannel"]
@@ -23,12 +24,14 @@ class InMemoryChannel(BaseChannel):
     ``sleep``, ``true``.
 
     Each command runs in a thread, which ends with it. ``files`` holds contents by absolute path, ``modes``
-    their permissions. ``break_connection`` makes all that follows fail, until ``mend_connection``.
+    their permissions, ``links`` what symbolic links lead to. ``break_connection`` makes all that follows fail,
+    until ``mend_connection``.
     """
 
     def __init__(self, commands: Mapping[str, Command] | None = None, host: str = "memory") -> None:
         self.files: dict[str, bytes] = {}
         self.modes: dict[str, int] = {}
+        self.links: dict[str, str] = {}
         self.directories: dict[str, int] = {"/": 0o755, _HOME: 0o700}
         self._commands = {**COMMANDS, **(commands or {})}
         self._host = host
@@ -71,27 +74,26 @@ class InMemoryChannel(BaseChannel):
 
     def put(self, local: Path, remote: str) -> None:
         self.check()
-        path = self._path(remote)
+        path = self._path(remote).rstrip("/")
         if path.rpartition("/")[0] not in {directory.rstrip("/") for directory in self.directories}:
             raise FileNotFoundError(f"remote: there is no directory for {remote!r} on {self.host}")
+        if local.is_dir():
+            if self._below(path):
+                raise FileExistsError(f"remote: {remote!r} on {self.host} is a directory that is not empty")
+            self._put_tree(local, path)
+            return
         data, mode = local.read_bytes(), local.stat().st_mode & 0o777
         with self._lock:
             self.files[path], self.modes[path] = data, mode
 
     def get(self, remote: str, local: Path) -> None:
         self.check()
-        path = self._path(remote)
-        with self._lock:
-            if path not in self.files:
-                raise FileNotFoundError(f"remote: there is no file {remote!r} on {self.host}")
-            data, mode = self.files[path], self.modes.get(path, 0o600)
-        partial = local.with_name(f".{uuid.uuid4().hex}.part")
-        try:
-            partial.write_bytes(data)
-            partial.chmod(mode)
-            os.replace(partial, local)
-        finally:
-            partial.unlink(missing_ok=True)
+        path = self._path(remote).rstrip("/")
+        if path not in self.files and path not in self.directories:
+            raise FileNotFoundError(f"remote: there is no file {remote!r} on {self.host}")
+        with tempfile.TemporaryDirectory() as folder:
+            self._write(path, Path(folder, "copy"))
+            copy_whole(Path(folder, "copy"), local)
 
     def makedirs(self, path: str, mode: int = 0o700) -> None:
         self.check()
@@ -128,6 +130,39 @@ class InMemoryChannel(BaseChannel):
         """Let go of a process that ended: for the process itself."""
         with self._lock:
             self._processes.discard(process)
+
+    def _put_tree(self, local: Path, path: str) -> None:
+        with self._lock:
+            self.directories[path] = local.stat().st_mode & 0o777
+        for entry in local.iterdir():
+            there = f"{path}/{entry.name}"
+            if entry.is_symlink():
+                self.links[there] = os.readlink(entry)
+            elif entry.is_dir():
+                self._put_tree(entry, there)
+            else:
+                with self._lock:
+                    self.files[there], self.modes[there] = entry.read_bytes(), entry.stat().st_mode & 0o777
+
+    def _write(self, path: str, local: Path) -> None:
+        if path in self.files:
+            local.write_bytes(self.files[path])
+            local.chmod(self.modes.get(path, 0o600))
+        elif path in self.links:
+            local.symlink_to(self.links[path])
+        else:
+            local.mkdir()
+            for name in self._below(path):
+                self._write(f"{path}/{name}", local / name)
+            local.chmod(self.directories[path])
+
+    def _below(self, path: str) -> list[str]:
+        """The names in a directory."""
+        with self._lock:
+            every = [*self.files, *self.links, *self.directories]
+        return [
+            there.rpartition("/")[2] for there in every if there.rpartition("/")[0] == path and there != "/"
+        ]
 
     def _path(self, path: str) -> str:
         return os.path.normpath(f"{_HOME}/{path}" if not path.startswith("/") else path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 import time
@@ -270,6 +271,38 @@ class ChannelSuite:
             assert str(fetch), "the error of get has a message"
             assert not list(local.iterdir()), "a get that raised leaves nothing behind"
 
+    def test_a_directory_goes_there_and_back_with_all_that_is_in_it(self) -> None:
+        with self.place() as (channel, remote, local):
+            sent = _make_tree(local / "sent")
+            channel.put(local / "sent", f"{remote}/the tree")
+            channel.get(f"{remote}/the tree", local / "back")
+            back = _read_tree(local / "back")
+            lost = {path: kind for path, kind in sent.items() if back.get(path) != kind}
+            assert back == sent, (
+                f"a directory is copied with all that is in it, but of these others came: {lost}"
+            )
+            left = sorted(path.name for path in local.iterdir())
+            assert left == ["back", "sent"], f"nothing else is left behind, but there are {left}"
+
+    def test_a_directory_takes_no_place_where_something_is(self) -> None:
+        with self.place() as (channel, remote, local):
+            for name in ("one", "two"):
+                (local / name).mkdir()
+                (local / name / name).write_text(name)
+            channel.makedirs(f"{remote}/there")
+            channel.put(local / "one", f"{remote}/there")
+            again = "put of a directory where one with something in it is"
+            raises(FileExistsError, lambda: channel.put(local / "two", f"{remote}/there"), again)
+            raises(
+                FileExistsError,
+                lambda: channel.get(f"{remote}/there", local / "two"),
+                again.replace("put", "get"),
+            )
+            channel.get(f"{remote}/there", local / "back")
+            for folder, only in (("back", "one"), ("two", "two")):
+                names = [path.name for path in (local / folder).iterdir()]
+                assert names == [only], f"what is there is left as it is, but {only} became {names}"
+
     def test_directories_are_made_with_their_parents(self) -> None:
         with self.place() as (channel, remote, local):
             channel.makedirs(f"{remote}/a/b c/d")
@@ -294,3 +327,32 @@ class ChannelSuite:
         assert status != 0, (
             f"close ends what was opened, which is no success, but its exit status is {status}"
         )
+
+
+def _make_tree(folder: Path) -> dict[str, tuple[str, int | str, bytes]]:
+    """Write a tree; see :func:`_read_tree`."""
+    (folder / "a" / "b c" / "empty").mkdir(parents=True)
+    (folder / "-n").write_bytes(bytes(range(256)))
+    (folder / "a" / "script").write_bytes(b"#!/bin/sh\n" * 100_000)
+    (folder / "a" / "b c" / "$HOME").write_bytes(b"")
+    (folder / "a" / "private").write_bytes(b"x")
+    (folder / "link").symlink_to("a/script")
+    (folder / "a" / "gone").symlink_to("/no/such/file")
+    (folder / "a" / "up").symlink_to("../a")
+    for name, mode in {"a/script": 0o755, "a/private": 0o600, "a/b c": 0o750, "a": 0o700, ".": 0o755}.items():
+        (folder / name).chmod(mode)
+    return _read_tree(folder)
+
+
+def _read_tree(folder: Path) -> dict[str, tuple[str, int | str, bytes]]:
+    """What each path in it is: its kind, its permissions or where it leads, and its content."""
+    found: dict[str, tuple[str, int | str, bytes]] = {}
+    for path in [folder, *sorted(folder.rglob("*"))]:
+        name, mode = str(path.relative_to(folder)), path.lstat().st_mode & 0o777
+        if path.is_symlink():
+            found[name] = "link", os.readlink(path), b""
+        elif path.is_dir():
+            found[name] = "directory", mode, b""
+        else:
+            found[name] = "file", mode, path.read_bytes()
+    return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -16,8 +15,9 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..channel import CommandResult
+from ..channel import BaseChannel, CommandResult
 from ..errors import ChannelError
+from ..files import copy_whole
 from ..processes import kill_tree
 
 __all__ = ["RootedChannel"]
@@ -43,7 +43,7 @@ exec chroot "$root" /bin/sh -c 'cd -- "$1" || exit 127; shift; exec "$@"' sh "$c
 """
 
 
-class RootedChannel:
+class RootedChannel(BaseChannel):
     """Runs commands of this machine with ``directory`` as the root of their file system.
 
     There, ``place`` is a directory that this side has not, with the home directory (``home``, below it; by
@@ -169,11 +169,11 @@ class RootedChannel:
 
     def put(self, local: Path, remote: str) -> None:
         self._check()
-        _copy(Path(local), self.here(remote))
+        copy_whole(Path(local), self.here(remote))
 
     def get(self, remote: str, local: Path) -> None:
         self._check()
-        _copy(self.here(remote), Path(local))
+        copy_whole(self.here(remote), Path(local))
 
     def makedirs(self, path: str, mode: int = 0o700) -> None:
         self._check()
@@ -275,15 +275,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         if stream is not None:
             with contextlib.suppress(OSError):
                 stream.close()
-
-
-def _copy(source: Path, target: Path) -> None:
-    partial = target.with_name(f".weft-{uuid.uuid4().hex}.part")
-    try:
-        mode = source.stat().st_mode & 0o7777
-        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        shutil.copyfile(source, partial)
-        partial.chmod(mode)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
