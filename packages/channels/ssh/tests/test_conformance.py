@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from local_shell import LocalShellChannel
 from weft_interfaces.testing import ChannelSuite
+from weft_test_shell import LocalShellChannel
 
 
 class TestShellChannel(ChannelSuite):

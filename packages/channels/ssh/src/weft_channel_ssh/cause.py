@@ -12,16 +12,28 @@ from .errors import AuthenticationError, ConnectError, HostKeyError
 
 __all__ = ["explain"]
 
-# What cannot be reached, by ssh's words for it, and the remedy.
+# What cannot be reached: ssh's words for it, and what they mean.
 _UNREACHED = (
-    (r"Could not resolve hostname (\S+): (.*)", "the name {0} is not known ({1}): is it spelled right, is the network up?"),
-    (r"connect to host (\S+) port (\d+): (Connection refused)", "{0} refuses connections on port {1}: does its sshd run there?"),
-    (r"connect to host (\S+) port (\d+): (.*timed out.*)", "{0} does not answer on port {1}: is it up, does a firewall or a missing VPN stand between?"),
+    (
+        r"Could not resolve hostname (\S+): (.*)",
+        "the name {0} is not known ({1}): is it spelled right, is the network up?",
+    ),
+    (
+        r"connect to host (\S+) port (\d+): (Connection refused)",
+        "{0} refuses connections on port {1}: does its sshd run there?",
+    ),
+    (
+        r"connect to host (\S+) port (\d+): (.*timed out.*)",
+        "{0} does not answer on port {1}: is it up, does a firewall or a missing VPN stand between?",
+    ),
     (r"connect to host (\S+) port (\d+): (.*)", "{0} cannot be reached on port {1}: {2}"),
     (r"open failed: (?:connect failed: )?(.*)", "a jump host could not go on to the next host: {0}"),
-    (r"kex_exchange_identification: (.*)", "the connection was cut before the host had said who it is ({0}): too many logins at once, a firewall, or no sshd"),
+    (
+        r"kex_exchange_identification: (.*)",
+        "the connection was cut before the host had said who it is ({0}): too many logins, or no sshd there",
+    ),
     (r"Connection (closed|reset|timed out)(.*)", "the connection was {0}{1} before the user was let in"),
-)  # fmt: skip
+)
 
 
 def explain(host: str, options: Sequence[str], lines: Sequence[str], asked: bool) -> ChannelError:
@@ -32,34 +44,35 @@ def explain(host: str, options: Sequence[str], lines: Sequence[str], asked: bool
     words = [line for line in lines if not line.startswith("debug1:")]
     text, log = "\n".join(words), "\n".join(lines)
     by_hand = shlex.join(["ssh", *options, host, "true"])
-    for make in (_host_key, _refused_user):
-        if error := make(host, by_hand, text, log, asked):
-            return error
+    if error := _host_key(host, by_hand, text, log) or _refused_user(host, by_hand, text, log, asked):
+        return error
     for pattern, remedy in _UNREACHED:
         if said := re.search(pattern, text):
             return ConnectError(f"{host} cannot be reached: {remedy.format(*said.groups())}{_via(log, said)}")
     last = "; ".join(words[-3:]) or "ssh ended without a word"
-    return ChannelError(f"{host} cannot be reached: {last}. To see more: {shlex.join(['ssh', '-v', *options, host])}")
+    return ChannelError(
+        f"{host} cannot be reached: {last}. To see more: {shlex.join(['ssh', '-v', *options, host])}"
+    )
 
 
-def _host_key(host: str, by_hand: str, text: str, log: str, asked: bool) -> ChannelError | None:
+def _host_key(host: str, by_hand: str, text: str, log: str) -> ChannelError | None:
     sent = re.findall(r"Server host key: (\S+) (SHA256:\S+)", log)
     key = " ".join(sent[-1]) if sent else "of unknown fingerprint"
     if "IDENTIFICATION HAS CHANGED" in text or re.search(r"[Hh]ost key for \S+ has changed", text):
         place = re.search(r"Offending .* key in (\S+?):(\d+)", text)
         known = f" The key that is known stands in line {place[2]} of {place[1]}." if place else ""
         return HostKeyError(
-            f"the host key of {host} has changed: it now shows {key}. Nothing was sent to it: somebody may stand "
-            f"between.{known} If the site says that its key is a new one, remove the old one "
+            f"the host key of {host} has changed: it now shows {key}. Nothing was sent to it: somebody may "
+            f"stand between.{known} If the site says that its key is a new one, remove the old one "
             "(ssh-keygen -R, with the name as it stands there) and accept the new one"
         )
     if "REVOKED HOST KEY" in text or "is revoked" in text:
         return HostKeyError(f"the host key of {host} is revoked: {key}. Nothing was sent to it; ask the site")
     if "Host key verification failed" in text:
+        accept = f"ssh -oStrictHostKeyChecking=ask -oBatchMode=no {by_hand.partition(' ')[2]}"
         return HostKeyError(
-            f"the host key of {host} is not known: it shows {key}. Nothing was sent to it. Compare this with what "
-            f"the site publishes; if it is the same, accept it by: {shlex.join(['ssh', '-oStrictHostKeyChecking=ask'])}"
-            f" {by_hand.partition(' ')[2]}"
+            f"the host key of {host} is not known: it shows {key}. Nothing was sent to it. Compare this with "
+            f"what the site publishes; if it is the same, accept it by: {accept}"
         )
     return None
 
@@ -85,14 +98,16 @@ def _refused_user(host: str, by_hand: str, text: str, log: str, asked: bool) -> 
     elif asked and {"password", "keyboard-interactive"} & set(methods):
         hints.append("the password or the code was wrong, or not given")
     who = f"{said[1]} " if said[1] and "@" in said[1] else ""
+    why = "; ".join(filter(None, hints))
     return AuthenticationError(
-        f"{host} does not let the user {who}in; it offers {', '.join(methods)}: {'; '.join(filter(None, hints))}. "
-        f"Try by hand: {by_hand}"
+        f"{host} does not let the user {who}in; it offers {', '.join(methods)}: {why}. Try by hand: {by_hand}"
     )
 
 
 def _keys(text: str, log: str) -> str:
-    if bad := re.search(r"(Permissions \S+ for '.*' are too open|Load key .*|.*[Cc]ertificate.*expired.*)", text):
+    if bad := re.search(
+        r"(Permissions \S+ for '.*' are too open|Load key .*|.*[Cc]ertificate.*expired.*)", text
+    ):
         return bad[1].rstrip(".")
     offered = re.findall(r"Offering public key: (\S+)", log)
     if "agent contains no identities" in log:
@@ -101,7 +116,11 @@ def _keys(text: str, log: str) -> str:
         agent = "no agent runs"
     else:
         agent = ""
-    tried = f"these keys were not accepted: {', '.join(dict.fromkeys(offered))}" if offered else "there is no key to offer"
+    tried = (
+        f"these keys were not accepted: {', '.join(dict.fromkeys(offered))}"
+        if offered
+        else "there is no key to offer"
+    )
     return "; ".join(filter(None, (agent, tried)))
 
 

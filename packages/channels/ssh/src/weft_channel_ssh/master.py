@@ -32,9 +32,9 @@ _LONGEST_PATH = 60  # the system allows about 104, and ssh adds some of its own
 class Master:
     """One connection, from when it has been made until it is closed or lost.
 
-    Making it may ask the user for passwords and codes, on the terminal or through ``SSH_ASKPASS``; where there
-    is neither, nothing is asked, and what would be is an error. The process ends by itself seconds after this
-    one has, however this one ends. Raises what :func:`~.cause.explain` makes of ssh's words.
+    Making it may ask the user for passwords and codes, on the terminal or through ``SSH_ASKPASS``; where
+    there is neither, nothing is asked, and what would be is an error. The process ends by itself seconds
+    after this one has, however this one ends. Raises what :func:`~.cause.explain` makes of ssh's words.
     """
 
     def __init__(self, host: str, options: Sequence[str]) -> None:
@@ -70,7 +70,9 @@ class Master:
 
     def lost(self) -> ChannelError:
         """The error of a connection that is gone, with ssh's last words."""
-        words = [line for line in _lines(self._log) if re.search(r"Timeout, server|closed by|reset|Broken", line)]
+        words = [
+            line for line in _lines(self._log) if re.search(r"Timeout, server|closed by|reset|Broken", line)
+        ]
         why = f": {words[-1]}" if words else ""
         return ConnectError(f"the connection to {self._host} is lost{why}")
 
@@ -106,9 +108,7 @@ class Master:
                     f"{self._host} cannot be reached: there is no ssh on PATH; install OpenSSH's client"
                 ) from error
             except subprocess.TimeoutExpired as error:
-                raise ConnectError(
-                    f"{self._host} was not reached within {_WITHOUT_QUESTIONS:g} s"
-                ) from error
+                raise ConnectError(f"{self._host} was not reached within {_WITHOUT_QUESTIONS:g} s") from error
         if ended.returncode:
             lines = [*_lines(self._folder / "stderr"), *_lines(self._log)]
             raise explain(self._host, options, lines, asks)
@@ -151,9 +151,10 @@ def _sweep() -> None:
     """Remove what processes of this user have left that were killed."""
     with contextlib.suppress(OSError):
         for entry in os.scandir(_place()):
-            if (said := re.fullmatch(r"weft-ssh-(\d+)-\w+", entry.name)) and not _runs(int(said[1])):
-                if entry.stat(follow_symlinks=False).st_uid == os.getuid():
-                    shutil.rmtree(entry.path, ignore_errors=True)
+            said = re.fullmatch(r"weft-ssh-(\d+)-\w+", entry.name)
+            ours = said and entry.stat(follow_symlinks=False).st_uid == os.getuid()
+            if said and ours and not _runs(int(said[1])):
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _runs(process: int) -> bool:

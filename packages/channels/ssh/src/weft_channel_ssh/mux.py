@@ -41,7 +41,9 @@ class Mux:
             self._socket.connect(path)
             kind, rest = self.receive()
             if kind != _HELLO or _word(rest, 0) != _VERSION:
-                raise ConnectError("the control socket of ssh speaks another protocol; OpenSSH >= 5.6 is needed")
+                raise ConnectError(
+                    "the control socket of ssh speaks another protocol; OpenSSH >= 5.6 is needed"
+                )
             self._send(_HELLO, _VERSION)
         except OSError as error:
             self._socket.close()

@@ -113,7 +113,9 @@ class OpenSSHChannel(ShellChannel):
         if trouble is None:
             return
         if isinstance(trouble, (AuthenticationError, HostKeyError)):
-            raise type(trouble)(f"{trouble}. Nothing is tried again before authenticate() is called") from trouble
+            raise type(trouble)(
+                f"{trouble}. Nothing is tried again before authenticate() is called"
+            ) from trouble
         if (left := self._next - time.monotonic()) > 0:
             raise type(trouble)(f"{trouble} (tried again in {left:.0f} s)") from trouble
 

@@ -81,8 +81,8 @@ class ShellProcess:
             self._session.write(data)
         except ChannelError as error:
             self._ended.wait(_REST)
-            if self._status is None and self._trouble is not None:
-                raise self._trouble from error
+            if (trouble := self._trouble) is not None:
+                raise trouble from error
             raise ChannelError(f"{self.name} reads no more: it has ended or was closed") from error
 
     def close_stdin(self) -> None:
@@ -123,7 +123,8 @@ class ShellProcess:
 
     @property
     def stderr(self) -> bytes:
-        """All of it, once it has ended."""
+        """All of it, once stdout has come to its end."""
+        self._reader.join(_REST)
         return bytes(self._stderr)
 
     @property
@@ -138,10 +139,6 @@ class ShellProcess:
         if self._main is None:
             raise self._trouble or ChannelError(f"{self.name} was closed before it began")
         return True
-
-    def finish(self) -> None:
-        """Wait for the end of stderr, after that of stdout."""
-        self._reader.join(_REST)
 
     def expire(self, grace: float) -> None:
         """Have the far side kill it, and close it; ``grace`` seconds for that to be known."""
@@ -221,7 +218,9 @@ class ShellProcess:
         except ChannelError as error:
             return error
         except TimeoutError:
-            return ConnectError(f"{self.name}: its output ended without an exit status; the connection is lost")
+            return ConnectError(
+                f"{self.name}: its output ended without an exit status; the connection is lost"
+            )
         if self._main is not None:
             return ConnectError(
                 f"{self.name}: it ended without an exit status: the connection was lost, or what looks after "

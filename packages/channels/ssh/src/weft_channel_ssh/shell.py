@@ -85,13 +85,12 @@ class ShellChannel(BaseChannel):
         with contextlib.closing(process), _Watch(process, end) as watch:
             try:
                 stdout = _exchange(process, input)
-                status = process.wait(_GRACE)
-                process.finish()
+                result = CommandResult(process.wait(_GRACE), stdout, process.stderr)
+                if not watch.expired:
+                    return result
             except ChannelError:
                 if not watch.expired:
                     raise
-            if not watch.expired:
-                return CommandResult(status, stdout, process.stderr)
         raise TimeoutError(f"{process.name} has not ended after {timeout:g} s, and was killed")
 
     def open(
@@ -196,7 +195,9 @@ class ShellChannel(BaseChannel):
     def _no_slot(self, name: str, why: str) -> Exception:
         with self._lock:
             names = sorted({process.name for process in self._processes})
-        return ChannelError(f"{name} had to wait too long for a session: {why}; open are: {', '.join(names) or 'none'}")
+        return ChannelError(
+            f"{name} had to wait too long for a session: {why}; open are: {', '.join(names) or 'none'}"
+        )
 
 
 class _Watch:

@@ -94,7 +94,11 @@ class Wrapper:
         self.mark = b"\x1e" + "".join(halves).encode()
         directory = cwd or "."
         words = [directory if directory.startswith("/") else f"./{directory}"]
-        plain = {name: value for name, value in environment.items() if re.fullmatch(r"[A-Za-z_]\w*", name, re.A)}
+        plain = {
+            name: value
+            for name, value in environment.items()
+            if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)
+        }
         words += [f"{name}={value}" for name, value in plain.items()]
         other = [f"{name}={value}" for name, value in environment.items() if name not in plain]
         words += ["--", *(["env", *other] if other else []), *argv]

@@ -24,8 +24,8 @@ class InMemoryChannel(BaseChannel):
     ``sleep``, ``true``.
 
     Each command runs in a thread, which ends with it. ``files`` holds contents by absolute path, ``modes``
-    their permissions, ``links`` what symbolic links lead to. ``break_connection`` makes all that follows fail,
-    until ``mend_connection``.
+    their permissions, ``links`` what symbolic links lead to. ``break_connection`` makes all that follows
+    fail, until ``mend_connection``.
     """
 
     def __init__(self, commands: Mapping[str, Command] | None = None, host: str = "memory") -> None:
