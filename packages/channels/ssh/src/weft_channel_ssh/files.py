@@ -1,7 +1,8 @@
 """Files and directories to and from the far side, over nothing but commands and their streams.
 
 A file goes under a name that holds the digest of its content, and gets its own when it is there as a whole
-and its content has been compared. So what was interrupted goes on where it stopped, for whoever sends the same.
+and its content has been compared. So what was interrupted goes on where it stopped, for whoever sends the
+same.
 """
 
 from __future__ import annotations

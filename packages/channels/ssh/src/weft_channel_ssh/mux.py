@@ -1,7 +1,7 @@
 """What clients of ssh's control socket say, so that a command costs no process of this side.
 
-The protocol is OpenSSH's ``PROTOCOL.mux``, version 4: packets of a length and big-endian words; the streams of
-a session are passed as descriptors.
+The protocol is OpenSSH's ``PROTOCOL.mux``, version 4: packets of a length and big-endian words; the streams
+of a session are passed as descriptors.
 """
 
 from __future__ import annotations

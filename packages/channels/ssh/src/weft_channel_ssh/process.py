@@ -231,7 +231,7 @@ class ShellProcess:
                 self._junk += data
         said = f", and said: {self.so_far}" if self.so_far else ""
         return ChannelError(
-            f"{self.name} was not run: the far side ended with exit status {status} before it got to it{said}. "
+            f"{self.name} was not run: the far side ended with exit status {status} before that{said}. "
             "Either the server runs a command of its own (a forced command, a restricted or disabled login "
             "shell), or a login file (such as .bashrc) ends the shell"
         )

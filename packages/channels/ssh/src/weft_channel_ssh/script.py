@@ -28,7 +28,7 @@ if [ -d "$2" ]; then
 elif [ "$3" = tree ] && [ -e "$2" ]; then exit {WRONG_KIND}; fi
 """
 
-# $4: the partial file of this channel; $5: how the names of other channels' begin, which have the same content.
+# $4: the partial file of this channel; $5: how the names of other channels' begin, for the same content.
 # One that nobody has written to for a minute is taken over. Writes the size and the sum of what is there.
 PREPARE = (
     FAR_SUM
@@ -61,7 +61,8 @@ fi
 """
 )
 
-# $1: the path; $2: how large a file may be for its content to follow at once. Writes kind, size, permissions, sum.
+# $1: the path; $2: how large a file may be for its content to follow at once. Writes the kind, the size, the
+# permissions and the sum.
 LOOK = (
     FAR_SUM
     + f"""

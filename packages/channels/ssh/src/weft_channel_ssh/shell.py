@@ -170,13 +170,15 @@ class ShellChannel(BaseChannel):
         def kill() -> None:
             end = time.monotonic() + _KILL
             while self._is_connected() and time.monotonic() < end:
-                with contextlib.suppress(ChannelError):
-                    with contextlib.closing(self._start(killer(main))) as session:
-                        session.close_stdin()
-                        while session.read(_CHUNK):
-                            pass
-                        session.wait(_GRACE)
-                        return
+                with (
+                    contextlib.suppress(ChannelError, TimeoutError),
+                    contextlib.closing(self._start(killer(main))) as session,
+                ):
+                    session.close_stdin()
+                    while session.read(_CHUNK):
+                        pass
+                    session.wait(_GRACE)
+                    return
                 time.sleep(_AGAIN)  # as many sessions as the server allows: the killed one's is free soon
 
         killing = threading.Thread(target=kill, name=f"kill {main} on {self.host}", daemon=True)
@@ -188,8 +190,8 @@ class ShellChannel(BaseChannel):
         if end is not None and time.monotonic() >= end:
             return TimeoutError(f"{name} did not begin before its timeout had passed{said}")
         return ChannelError(
-            f"{name} did not begin within {_BEGIN:g} s{said}. Either the server runs a command of its own (a forced "
-            "command), or a login file (such as .bashrc) waits for something, or the host is overloaded"
+            f"{name} did not begin within {_BEGIN:g} s{said}. Either the server runs a command of its own (a "
+            "forced command), or a login file (such as .bashrc) waits for something, or the host is overloaded"
         )
 
     def _no_slot(self, name: str, why: str) -> Exception:

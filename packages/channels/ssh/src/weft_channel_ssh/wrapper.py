@@ -1,15 +1,15 @@
 """What runs a command on the far side, whatever the user's login shell is and prints.
 
-The command line is the same for all commands, and of few characters, so that sh, csh and fish read it alike. It
-reads one line of shell from its stdin: arguments and variables appear in no list of processes but the
-command's own, and pass no login shell. Three processes come of it::
+The command line is the same for all commands, and of few characters, so that sh, csh and fish read it alike.
+It reads one line of shell from its stdin: arguments and variables pass no login shell, and variables appear
+in no list of processes for long. Three processes come of it::
 
     connection -- stdin --> RELAY -- pipe --> SESSION: the user's command   (a session of its own)
                               |                  |
                               +- end of stdin -> MAIN  waits, and kills the session's tree
 
 - What login files print ends with a mark, on stdout and on stderr; the exit status follows a mark on stderr.
-- The relay sees the end of stdin. Where the input's size is known that end is no part of it, so it means: kill.
+- The relay sees the end of stdin. Where the input's size is known that end is no part of it, and means: kill.
   Else it may be the end of the input: the relay tries, by marks on stdout, whether anybody reads it still.
   (On stderr it would not find out: sshd keeps that open until the command has ended.)
 - So a command dies with its connection. What it has put into the background lives on, if its parent has ended
@@ -39,7 +39,8 @@ trap 'weft_k=1; [ -z "$weft_c" ] || weft_kill' TERM; trap '' HUP PIPE;
 set -- /bin/sh -c {session} sh {words};
 weft_p={python} weft_l={perl};
 if command -v setsid; then set -- setsid "$@"; weft_new() {{ exec setsid "$@"; }};
-elif command -v python3; then set -- python3 -c "$weft_p" "$@"; weft_new() {{ exec python3 -c "$weft_p" "$@"; }};
+elif command -v python3; then set -- python3 -c "$weft_p" "$@";
+weft_new() {{ exec python3 -c "$weft_p" "$@"; }};
 elif command -v perl; then set -- perl -e "$weft_l" "$@"; weft_new() {{ exec perl -e "$weft_l" "$@"; }};
 else weft_new() {{ exec "$@"; }}; fi;
 weft_new /bin/sh -c {relay} sh {size} $$ "$weft_m" | "$@" >&5 & weft_c=$!;
@@ -66,7 +67,8 @@ else printf '%s: no such directory to run a command in\\n' "$weft_d" >&4; weft_s
 kill -s KILL -- "-$weft_r" "$weft_r"; exit $weft_s
 """
 
-# The descendants of process r, the relay among them (some shells wait for both), from lines of process and parent.
+# The descendants of process r, the relay among them (some shells wait for both); from lines of process and
+# parent.
 _TREE = """
 {p[$1]=$2} END {t[r]=1; do {n=0; for (i in p) if (!(i in t) && (p[i] in t)) {t[i]=1; n=1}} while (n);
 delete t[r]; for (i in t) print i}
@@ -128,7 +130,7 @@ def check(argv: Sequence[str], environment: Mapping[str, str], host: str) -> Non
 
 
 def killer(main: int) -> str:
-    """The command line that has a wrapper kill its command, and waits until it has, for two seconds at most."""
+    """The command line that has a wrapper kill its command, and waits for that, two seconds at most."""
     return (
         f"exec /bin/sh -c 'kill -TERM {main} 2>/dev/null; i=0; while kill -0 {main} 2>/dev/null;"
         " do [ $i -lt 20 ] || break; sleep 0.1 2>/dev/null || sleep 1; i=$((i+1)); done'"
