@@ -1,190 +1,432 @@
-"""The OpenSSH servers that other tests rely on, as the plain ``ssh`` sees them."""
+"""The channel of the user's own ssh, over real servers of many kinds."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
+import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from servers.openssh import KINDS, SshServers, ssh_servers
-from servers.process import processes_with, wait_until
-from servers.sshclient import PASSWORD, agent
+from servers.openssh import SshServers, ssh_servers
+from servers.sshclient import PASSWORD
+from weft_channel_ssh import AuthenticationError, ConnectError, HostKeyError, OpenSSHChannel
+from weft_interfaces import BlockShape, ChannelError, JobSpec, JobState
+from weft_interfaces.testing import ChannelSuite, ProviderSuite
+from weft_provider_local import LocalProvider
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.timeout(120)]
 
-PLAIN = ["key", "noforward", "nosftp", "banner", "onesession"]
-QUESTIONS = {"password": 1, "otp": 1, "keyotp": 1, "twofactor": 2}
+BOUND = 30.0
+KINDS = (
+    "key",
+    "password",
+    "twofactor",
+    "noforward",
+    "sftponly",
+    "nosftp",
+    "banner",
+    "onesession",
+    "forced",
+)
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServers]:
-    folder = tmp_path_factory.mktemp("ssh") / "s"
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServers]:
+    folder = tmp_path_factory.mktemp("sshd") / "s"
     with ssh_servers(folder, *KINDS) as servers:
+        servers.start("key", "inner", jump=["key"])
         yield servers
-    assert not list(processes_with(f"WEFT_TEST_SSHD={folder}"))
-    assert str(folder) not in Path("/proc/mounts").read_text()
 
 
-def done(
-    argv: Sequence[str], variables: Mapping[str, str] | None = None, input: str = ""
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        argv, env={**os.environ, **(variables or {})}, input=input, capture_output=True, text=True, timeout=30
-    )
+Make = Callable[..., OpenSSHChannel]
 
 
-def asked(servers: SshServers, name: str, *answers: str) -> subprocess.CompletedProcess[str]:
-    options = ["-oNumberOfPasswordPrompts=1"]
-    return done(servers.ssh(name, "echo $USER", options=options, asks=True), servers.answers(*answers))
+@pytest.fixture
+def make(sites: SshServers) -> Iterator[Make]:
+    """A channel to a server of this name; questions are not answered."""
+    made: list[OpenSSHChannel] = []
+
+    def make(name: str, *options: str, key: str = "id") -> OpenSSHChannel:
+        made.append(OpenSSHChannel(name, ["-F", str(sites.config_with(key)), *options]))
+        return made[-1]
+
+    yield make
+    for channel in made:
+        channel.close()
 
 
-@pytest.mark.parametrize("kind", PLAIN)
-def test_a_key_is_enough(servers: SshServers, kind: str) -> None:
-    result = done(servers.ssh(kind, "echo $USER; pwd"))
-    assert (result.returncode, result.stdout) == (0, f"alice\n{servers.home}\n"), result.stderr
-    assert ("Authorized users only" in result.stderr) == (kind == "banner")
+def eventually(condition: Callable[[], object]) -> bool:
+    end = time.monotonic() + BOUND
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        threading.Event().wait(0.05)
+    return True
 
 
-@pytest.mark.parametrize("kind", QUESTIONS)
-def test_questions_are_asked_and_right_answers_taken(servers: SshServers, kind: str) -> None:
-    answers = {
-        "password": [PASSWORD],
-        "otp": [servers.code()],
-        "keyotp": [servers.code()],
-        "twofactor": [PASSWORD, servers.code()],
-    }[kind]
-    assert len(answers) == QUESTIONS[kind]
-    result = asked(servers, kind, *answers)
-    assert (result.returncode, result.stdout) == (0, "alice\n"), result.stderr
+def running(*words: str) -> list[str]:
+    """The processes that have these words in their command line."""
+    lines = subprocess.run(["ps", "-eo", "stat=,args="], capture_output=True, text=True, check=True).stdout
+    return [line for line in lines.splitlines() if all(word in line for word in words) and line[0] != "Z"]
 
 
-@pytest.mark.parametrize("kind", QUESTIONS)
-def test_wrong_answers_and_none_are_refused(servers: SshServers, kind: str) -> None:
-    before = servers[kind].log
-    for result in (asked(servers, kind, "000000"), done(servers.ssh(kind, "true"))):
-        assert result.returncode == 255
-        assert "Permission denied" in result.stderr
-    assert servers[kind].connections == before.count("Connection from ") + 2
+class TestOpenSSHChannel(ChannelSuite):
+    @pytest.fixture(autouse=True)
+    def _sites(self, sites: SshServers) -> None:
+        self.sites = sites
+
+    def make_channel(self) -> OpenSSHChannel:
+        return OpenSSHChannel("key", ["-F", str(self.sites.config)])
 
 
-def test_a_code_is_good_once(servers: SshServers) -> None:
-    code = servers.code()
-    assert asked(servers, "otp", code).returncode == 0
-    assert asked(servers, "otp", code).returncode == 255
-    assert asked(servers, "otp", servers.code()).returncode == 0
+# -- servers ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", ["stranger", "expired", "locked"])
-def test_other_keys_are_refused(servers: SshServers, key: str) -> None:
-    result = done(servers.ssh("key", "true", key=key))
-    assert result.returncode == 255
-    assert "Permission denied" in result.stderr
+@pytest.mark.parametrize("name", ["key", "noforward", "nosftp", "banner", "onesession", "inner"])
+def test_any_server_that_runs_commands_will_do(make: Make, name: str, tmp_path: Path) -> None:
+    channel = make(name)
+    (tmp_path / "file").write_bytes(b"x" * 2_000_000)
+    ended = channel.run(["printf", "%s", "a b"], timeout=BOUND)
+    assert ended == (0, b"a b", b"")
+    channel.put(tmp_path / "file", f"sent to {name}")
+    channel.get(f"sent to {name}", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "file").read_bytes()
 
 
-def test_an_agent_has_the_key_or_no_key(servers: SshServers, tmp_path: Path) -> None:
-    argv = servers.ssh("key", "true", key="none", options=["-oIdentitiesOnly=no"])
-    (tmp_path / "with").mkdir()
-    with agent(tmp_path / "with", servers.keys / "id") as socket:
-        assert done(argv, {"SSH_AUTH_SOCK": str(socket)}).returncode == 0
-    with agent(tmp_path) as socket:
-        assert done(argv, {"SSH_AUTH_SOCK": str(socket)}).returncode == 255
+def test_all_goes_over_one_connection(make: Make, sites: SshServers) -> None:
+    channel = make("key")
+    channel.run(["true"], timeout=BOUND)
+    before = sites["key"].connections
+    for _ in range(5):
+        channel.run(["true"], timeout=BOUND)
+    channel.open(["cat"]).close()
+    assert sites["key"].connections == before
 
 
-def test_forwarding_commands_and_sftp_are_refused_where_they_should_be(servers: SshServers) -> None:
-    target = f"-W127.0.0.1:{servers['key'].port}"
-    assert done(servers.ssh("key", options=[target])).stdout.startswith("SSH-2.0")
-    assert "administratively prohibited" in done(servers.ssh("noforward", options=[target])).stderr
-    assert "sftp connections only" in done(servers.ssh("sftponly", "true")).stdout
-    assert done(servers.ssh("forced", "true")).returncode == 3
-    for kind in ("sftponly", "key", "nosftp"):
-        argv = ["sftp", "-q", "-F", str(servers.config), "-b", "-", kind]
-        assert (done(argv, input="ls\n").returncode == 0) == (kind != "nosftp")
+def test_one_session_at_a_time_is_waited_for(make: Make) -> None:
+    channel = make("onesession")
+    results: list[bytes] = []
+
+    def run(number: int) -> None:
+        results.append(channel.run(["sh", "-c", f"sleep 0.2; echo {number}"], timeout=BOUND).stdout)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(BOUND)
+    assert sorted(results) == [b"0\n", b"1\n", b"2\n", b"3\n"]
 
 
-def test_a_host_behind_another(servers: SshServers) -> None:
-    servers.start("key", "jump")
-    servers.start("key", "inner", jump=["jump"])
-    before = servers["jump"].connections
-    assert done(servers.ssh("inner", "true")).returncode == 0
-    assert servers["jump"].connections == before + 1
-    servers["jump"].stop()
-    assert done(servers.ssh("inner", "true")).returncode == 255
-    servers["jump"].start()
-    assert done(servers.ssh("inner", "true")).returncode == 0
-
-
-def test_a_changed_host_key_is_noticed(servers: SshServers) -> None:
-    servers["banner"].change_host_key()
-    result = done(servers.ssh("banner", "true"))
-    assert result.returncode == 255
-    assert "has changed" in result.stderr
-    servers.trust()
-    assert done(servers.ssh("banner", "true")).returncode == 0
-
-
-def test_a_session_is_cut_and_survives_a_restart(servers: SshServers) -> None:
-    server = servers["nosftp"]
-    command = servers.ssh("nosftp", "echo ready; exec cat")
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "ready\n"
-            (session,) = server.sessions()
-            server.restart()
-            process.stdin.write("still here\n")
-            process.stdin.flush()
-            assert process.stdout.readline() == "still here\n"
-            os.kill(session, 0)
-        finally:
-            process.kill()
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        begun = time.monotonic()
-        assert server.cut() == 1
-        assert process.wait(10) == 255
-        assert time.monotonic() - begun < 2
-
-
-def test_a_server_that_is_frozen_says_nothing(servers: SshServers) -> None:
-    server = servers["onesession"]
-    server.freeze()
-    result = done(servers.ssh("onesession", "true", options=["-oConnectTimeout=1"]))
-    assert result.returncode == 255
-    assert "timed out" in result.stderr
-    server.thaw()
-    assert done(servers.ssh("onesession", "true")).returncode == 0
+def test_a_session_that_is_not_given_back_is_named(make: Make) -> None:
+    channel = make("onesession")
+    process = channel.open(["sleep", "600"])
+    with pytest.raises(ChannelError, match=r"MaxSessions.*open are: 'sleep' on onesession"):
+        channel.run(["true"], timeout=1.0)
+    begun = time.monotonic()
+    process.close()
+    assert channel.run(["true"], timeout=BOUND).exit_status == 0
+    assert time.monotonic() - begun < 15
 
 
 @pytest.mark.parametrize(
-    ("shell", "startup", "status", "output"),
+    ("name", "words"),
     [
-        ("/bin/tcsh", "", 0, "/bin/tcsh\n"),
-        ("/bin/bash", "echo junk", 0, "junk\n/bin/bash\n"),
-        ("/bin/bash", "exit 3", 3, ""),
+        ("forced", "exit status 3 before that, and said: This account may do one thing only"),
+        ("sftponly", "was not run"),
     ],
 )
-def test_login_shells_of_all_kinds(
-    servers: SshServers, shell: str, startup: str, status: int, output: str
-) -> None:
-    servers.set_shell(shell)
-    servers.set_startup(startup)
+def test_a_server_that_runs_something_else_is_no_success(make: Make, name: str, words: str) -> None:
+    with pytest.raises(ChannelError, match="forced command") as caught:
+        make(name).run(["true"], timeout=BOUND)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash", "/bin/tcsh", "/usr/bin/fish"])
+def test_login_shells_and_what_they_print_confuse_nothing(make: Make, sites: SshServers, shell: str) -> None:
+    if not os.path.exists(shell):
+        pytest.fail(f"{shell} is missing: it is in servers/packages.txt")
+    sites.set_shell(shell)
+    sites.set_startup("echo junk; echo more junk >&2; false; cd /")
+    words = ["a b", "", "x\ny\n", "!$'\"\\", "ü", "*"]
     try:
-        result = done(servers.ssh("key", "echo $SHELL"))
+        channel = make("key")
+        ended = channel.run(["printf", "%s|", *words], environment={"ODD": "1\n2!"}, timeout=BOUND)
+        assert ended == (0, "".join(f"{word}|" for word in words).encode(), b"")
+        assert (
+            channel.run(["sh", "-c", 'echo "$ODD"'], environment={"ODD": "1\n2!"}, timeout=BOUND).stdout
+            == b"1\n2!\n"
+        )
+        process = channel.open(["cat"])
+        process.write(b"first")
+        assert process.read(100) == b"first"
+        process.close()
     finally:
-        servers.set_shell("/bin/bash")
-        servers.set_startup("")
-    assert (result.returncode, result.stdout) == (status, output)
+        sites.set_shell("/bin/bash")
+        sites.set_startup("")
 
 
-def test_nothing_of_it_is_seen_by_this_machine(servers: SshServers) -> None:
+def test_a_startup_file_that_ends_the_shell_is_said(make: Make, sites: SshServers) -> None:
+    sites.set_startup("echo I give up; exit 5")
+    try:
+        with pytest.raises(ChannelError, match=r"exit status 5 before that.*I give up.*\.bashrc"):
+            make("key").run(["true"], timeout=BOUND)
+    finally:
+        sites.set_startup("")
+
+
+# -- who may come in ----------------------------------------------------------------------------------------
+
+
+def test_a_password_is_asked_for_once_per_connection(
+    make: Make, sites: SshServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in sites.answers(PASSWORD, "wrong").items():
+        monkeypatch.setenv(name, value)
+    channel = make("password")
+    assert channel.run(["true"], timeout=BOUND).exit_status == 0
+    assert channel.run(["true"], timeout=BOUND).exit_status == 0
+    assert PASSWORD not in repr(channel)
+
+
+def test_two_factors_are_asked_for(make: Make, sites: SshServers, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in sites.answers(PASSWORD, sites.code()).items():
+        monkeypatch.setenv(name, value)
+    assert make("twofactor").run(["true"], timeout=BOUND).exit_status == 0
+
+
+def test_without_anybody_to_ask_it_says_what_was_to_be_asked(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSH_ASKPASS", raising=False)
+    channel = make("password")
+    with pytest.raises(AuthenticationError, match=r"it offers password: .*SSH_ASKPASS") as caught:
+        channel.run(["true"], timeout=BOUND)
+    assert "Try by hand: ssh -F" in str(caught.value)
+
+
+def test_a_refused_user_is_not_tried_again_before_somebody_says_so(
+    make: Make, sites: SshServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in sites.answers("wrong").items():
+        monkeypatch.setenv(name, value)
+    channel = make("password", "-oNumberOfPasswordPrompts=1")
+    with pytest.raises(AuthenticationError, match="the password or the code was wrong"):
+        channel.run(["true"], timeout=BOUND)
+    before = sites["password"].connections
+    with pytest.raises(AuthenticationError, match=r"authenticate\(\)"):
+        channel.run(["true"], timeout=BOUND)
+    assert sites["password"].connections == before
+    sites.answers(PASSWORD)
+    channel.authenticate()
+    assert channel.run(["true"], timeout=BOUND).exit_status == 0
+
+
+def test_a_key_that_is_not_accepted_is_named(
+    make: Make, sites: SshServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSH_ASKPASS", raising=False)
+    with pytest.raises(AuthenticationError, match=r"it offers publickey: .*not accepted: .*stranger"):
+        make("key", key="stranger").run(["true"], timeout=BOUND)
+    with pytest.raises(AuthenticationError, match="there is no key to offer"):
+        make("key", key="none").run(["true"], timeout=BOUND)
+
+
+def test_an_unknown_host_is_sent_nothing(make: Make, sites: SshServers, tmp_path: Path) -> None:
+    channel = make("key", f"-oUserKnownHostsFile={tmp_path}/none")
+    with pytest.raises(HostKeyError, match="is not known: it shows ssh-ed25519 SHA256:") as caught:
+        channel.run(["true"], timeout=BOUND)
+    shown = subprocess.run(
+        ["ssh-keygen", "-lf", f"{sites['key'].key}.pub"], capture_output=True, text=True, check=True
+    ).stdout.split()[1]
+    assert shown in str(caught.value)
+    assert "-oStrictHostKeyChecking=ask" in str(caught.value)
+
+
+def test_a_changed_host_key_is_refused_hard(make: Make, sites: SshServers, tmp_path: Path) -> None:
+    other, known = sites["banner"], tmp_path / "known_hosts"
+    known.write_text(f"[127.0.0.1]:{sites['key'].port} {other.public}\n")
+    with pytest.raises(HostKeyError, match=rf"has changed.*line 1 of {known}"):
+        make("key", f"-oUserKnownHostsFile={known}").run(["true"], timeout=BOUND)
+
+
+# -- connections that cannot be made, or break --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "words"),
+    [
+        ("127.0.0.1", ["-p", "1"], r"127\.0\.0\.1 refuses connections on port 1"),
+        ("no-such-host.invalid", [], "the name no-such-host.invalid is not known"),
+        ("key", ["-oProxyJump=127.0.0.1:1"], "jump host"),
+        ("key", ["-oNoSuchOption=1"], "nosuchoption"),
+    ],
+)
+def test_what_cannot_be_reached_says_why(make: Make, host: str, options: list[str], words: str) -> None:
     begun = time.monotonic()
-    servers.start("otp", "another")
-    assert time.monotonic() - begun < 1
-    assert "alice" not in Path("/etc/passwd").read_text()
-    assert str(servers.folder) not in Path("/proc/mounts").read_text()
-    wait_until("it listens", lambda: "Server listening" in servers["another"].log)
+    channel = make(host, *options)
+    with pytest.raises(ChannelError, match=words):
+        channel.run(["true"], timeout=BOUND)
+    with pytest.raises(ChannelError, match=words):
+        channel.run(["true"], timeout=BOUND)
+    assert time.monotonic() - begun < BOUND
+
+
+def test_no_ssh_on_path_says_what_to_install(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ChannelError, match="install OpenSSH's client"):
+        make("key").run(["true"], timeout=BOUND)
+
+
+def test_a_lost_connection_ends_what_ran_and_the_next_command_makes_another(
+    make: Make, sites: SshServers
+) -> None:
+    channel = make("key")
+    mark = f"6{time.monotonic_ns() % 10**8}"
+    errors: list[BaseException] = []
+    process = channel.open(["sleep", mark])
+
+    def run() -> None:
+        try:
+            channel.run(["sleep", mark])
+        except ChannelError as error:
+            errors.append(error)
+
+    runner = threading.Thread(target=run)
+    runner.start()
+    assert eventually(lambda: len(running("sleep", mark)) >= 2)
+    sites["key"].cut()
+    runner.join(BOUND)
+    assert isinstance(errors[0], ConnectError)
+    with pytest.raises(ConnectError, match="lost"):
+        process.read(1)
+    with pytest.raises(ConnectError, match="lost"):
+        process.wait(BOUND)
+    assert eventually(lambda: not running("sleep", mark))
+    assert channel.run(["true"], timeout=BOUND).exit_status == 0
+
+
+def test_a_connection_cut_in_a_put_goes_on_where_it_stopped(
+    make: Make, sites: SshServers, tmp_path: Path
+) -> None:
+    data = os.urandom(1 << 20) * 60
+    (tmp_path / "file").write_bytes(data)
+    channel = make("key")
+    channel.run(["true"], timeout=BOUND)
+    parts: list[int] = []
+
+    def cut() -> None:
+        def sizes() -> list[int]:
+            return [path.stat().st_size for path in sites.home.glob(".weft-*.part")]
+
+        assert eventually(lambda: sum(sizes()) > 5_000_000)
+        sites["key"].cut()
+        parts.extend(sizes())
+
+    cutter = threading.Thread(target=cut)
+    cutter.start()
+    channel.put(tmp_path / "file", "large")
+    cutter.join(BOUND)
+    assert parts, "it was cut before it was there"
+    assert (sites.home / "large").read_bytes() == data
+    assert not list(sites.home.glob(".weft-*"))
+
+
+def test_timeouts_and_closing_leave_no_process_there(make: Make) -> None:
+    channel = make("key")
+    mark = f"6{time.monotonic_ns() % 10**8}"
+    with pytest.raises(TimeoutError, match="was killed"):
+        channel.run(["sh", "-c", f"sleep {mark} & setsid sleep {mark} & sleep {mark}"], timeout=5.0)
+    assert eventually(lambda: not running("sleep", mark))
+    process = channel.open(["sh", "-c", f"sleep {mark} & setsid sleep {mark} & sleep {mark}"])
+    assert eventually(lambda: len(running("sleep", mark)) >= 3)
+    process.close()
+    assert eventually(lambda: not running(mark))
+
+
+def test_a_killed_client_leaves_nothing(sites: SshServers) -> None:
+    mark = f"6{time.monotonic_ns() % 10**8}"
+    code = (
+        "import sys; from weft_channel_ssh import OpenSSHChannel\n"
+        f"channel = OpenSSHChannel('key', ['-F', {str(sites.config)!r}])\n"
+        f"channel.open(['sleep', '{mark}'])\n"
+        "print('ready', flush=True); sys.stdin.read()"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"ready\n"
+        assert eventually(lambda: running("sleep", mark))
+        client.send_signal(signal.SIGKILL)
+    assert eventually(lambda: not running("sleep", mark))
+    assert eventually(lambda: not running("ssh", f"weft-ssh-{client.pid}-"))
+
+
+def test_channels_are_equal_by_what_they_reach(make: Make) -> None:
+    one, two, other = make("key"), make("key"), make("banner")
+    assert one == two != other
+    assert len({one, two, other}) == 2
+
+
+# -- files that the far side refuses ------------------------------------------------------------------------
+
+
+def test_what_the_far_side_refuses_has_its_words(make: Make, tmp_path: Path) -> None:
+    channel = make("key")
+    (tmp_path / "file").write_bytes(b"x" * 3_000_000)
+    with pytest.raises(PermissionError, match=r"Permission denied.*'key:/sys/file'"):
+        channel.put(tmp_path / "file", "/sys/file")
+    with pytest.raises(FileNotFoundError):
+        channel.put(tmp_path / "file", "no/parent")
+    with pytest.raises(IsADirectoryError):
+        channel.put(tmp_path / "file", "/tmp")
+    with pytest.raises(FileNotFoundError, match="key:none"):
+        channel.get("none", tmp_path / "none")
+
+
+# -- providers ----------------------------------------------------------------------------------------------
+
+
+class TestLocalProviderOverOpenSSH(ProviderSuite):
+    """Process groups of the far host."""
+
+    @pytest.fixture(autouse=True)
+    def _channel(self, sites: SshServers) -> Iterator[None]:
+        with OpenSSHChannel("key", ["-F", str(sites.config)]) as self.channel:
+            yield
+
+    def make_provider(self) -> LocalProvider:
+        return LocalProvider(channel=self.channel)
+
+    def directory(self) -> str:
+        return "runs of the suite"
+
+    @contextlib.contextmanager
+    def failing_queries(self, provider: object) -> Iterator[None]:
+        run = self.channel.run
+        self.channel.run = lambda *_, **__: (_ for _ in ()).throw(ChannelError("away"))  # type: ignore[method-assign]
+        yield
+        self.channel.run = run  # type: ignore[method-assign]
+
+
+def test_jobs_live_on_when_the_channel_is_closed(sites: SshServers) -> None:
+    spec = JobSpec(
+        id=f"block-{time.monotonic_ns()}",
+        name="weft-test",
+        command=("sleep", "600"),
+        shape=BlockShape(nodes=1),
+        directory="runs",
+        tag="of-this-test",
+    )
+    with OpenSSHChannel("key", ["-F", str(sites.config)]) as channel:
+        job = LocalProvider(channel=channel).submit(spec)
+    with OpenSSHChannel("key", ["-F", str(sites.config)]) as channel:
+        provider = LocalProvider(channel=channel)
+        assert provider.status([job])[job].state is JobState.RUNNING
+        provider.cancel([job])

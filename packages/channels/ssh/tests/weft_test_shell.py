@@ -1,4 +1,4 @@
-"""A channel whose far side is this machine: sessions are processes of a shell, started as sshd starts them."""
+"""A channel whose far side is this machine: sessions are processes of a shell, started as by sshd."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class PipeSession:
         self._streams = [self._process.stdin, self._process.stdout, self._process.stderr]
 
     def read(self, size: int) -> bytes:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(OSError, ValueError):
             return self._streams[1].read(size) or b""
         return b""
 
     def read_stderr(self, size: int) -> bytes:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(OSError, ValueError):
             return self._streams[2].read(size) or b""
         return b""
 

@@ -78,9 +78,9 @@ class Master:
 
     def close(self) -> None:
         """End the connection, its process and its files. May be called twice."""
-        with contextlib.suppress(ChannelError, TimeoutError):
+        with contextlib.suppress(ChannelError), contextlib.closing(Mux(self._socket)) as mux:
             try:
-                Mux(self._socket).terminate()
+                mux.terminate()
             except TimeoutError:
                 os.kill(self._process, signal.SIGKILL)
         self._hold.close()

@@ -89,9 +89,9 @@ class OpenSSHChannel(ShellChannel):
 
     def _connected(self) -> Master:
         with self._connecting:
-            self._check()
             if self._master is not None and self._master.lives:
                 return self._master
+            self._check()
             if self._master is not None:
                 self._drop()
             self._may_connect()

@@ -191,7 +191,7 @@ class ShellChannel(BaseChannel):
             return TimeoutError(f"{name} did not begin before its timeout had passed{said}")
         return ChannelError(
             f"{name} did not begin within {_BEGIN:g} s{said}. Either the server runs a command of its own (a "
-            "forced command), or a login file (such as .bashrc) waits for something, or the host is overloaded"
+            "forced command), or a login file (such as .bashrc) waits for something, or the host is busy"
         )
 
     def _no_slot(self, name: str, why: str) -> Exception:

@@ -30,7 +30,7 @@ __all__ = ["COMMAND", "Wrapper", "killer"]
 COMMAND = """exec /bin/sh -c 'IFS= read -r weft_w && eval "$weft_w"'"""
 
 _MAIN = """
-unset weft_w; weft_m=$(printf '\036%s%s' {mark}); weft_n=$(printf '\\nx'); weft_n=${{weft_n%x}};
+unset weft_w; weft_m=$(printf '\\036%s%s' {mark}); weft_n=$(printf '\\nx'); weft_n=${{weft_n%x}};
 exec 3<&0 4>&2 5>&1 </dev/null; printf '%s\\n' "$weft_m"; printf '%s begins %s\\n' "$weft_m" $$ >&4;
 exec >/dev/null 2>&1; CDPATH= cd || cd /; weft_c= weft_k=;
 weft_kill() {{ weft_t=$(ps -A -o pid= -o ppid= | awk -v r=$$ {tree});
@@ -51,10 +51,10 @@ printf '%s ended %s\\n' "$weft_m" "$weft_s" >&4
 
 # $1: how many bytes of input there are, or all; $2: the main process; $3: the mark.
 _RELAY = """
-trap - HUP PIPE; printf '%s\\n' $$; exec 5>&-;
-if [ "$1" = all ]; then (exec 4>&-; exec cat <&3); exec >/dev/null; trap '' PIPE; weft_i=1;
-while printf '%s alive\\n' "$3" >&4; do sleep $weft_i; [ $weft_i -ge 5 ] || weft_i=$((weft_i+1)); done;
-else exec 4>&-; [ "$1" = 0 ] || head -c "$1" <&3; exec >/dev/null; cat <&3; fi;
+trap - HUP PIPE; printf '%s\\n' $$; exec 4>&-;
+if [ "$1" = all ]; then (exec 5>&-; exec cat <&3); exec >/dev/null; trap '' PIPE; weft_i=1;
+while printf '%s\\n' "$3" >&5; do sleep $weft_i 5>&-; [ $weft_i -ge 5 ] || weft_i=$((weft_i+1)); done;
+else exec 5>&-; [ "$1" = 0 ] || head -c "$1" <&3; exec >/dev/null; cat <&3; fi;
 kill -TERM "$2"
 """
 
