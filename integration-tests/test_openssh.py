@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 from servers.openssh import SshServers, ssh_servers
+from servers.slurm import Slurm, slurm
 from servers.sshclient import PASSWORD
 from weft_channel_ssh import AuthenticationError, ConnectError, HostKeyError, OpenSSHChannel
 from weft_interfaces import BlockShape, ChannelError, JobSpec, JobState
 from weft_interfaces.testing import ChannelSuite, ProviderSuite
+from weft_provider_batch import SlurmProvider
 from weft_provider_local import LocalProvider
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(120)]
@@ -398,6 +400,7 @@ class TestLocalProviderOverOpenSSH(ProviderSuite):
 
     @pytest.fixture(autouse=True)
     def _channel(self, sites: SshServers) -> Iterator[None]:
+        self.sites = sites
         with OpenSSHChannel("key", ["-F", str(sites.config)]) as self.channel:
             yield
 
@@ -409,10 +412,43 @@ class TestLocalProviderOverOpenSSH(ProviderSuite):
 
     @contextlib.contextmanager
     def failing_queries(self, provider: object) -> Iterator[None]:
-        run = self.channel.run
-        self.channel.run = lambda *_, **__: (_ for _ in ()).throw(ChannelError("away"))  # type: ignore[method-assign]
+        self.sites["key"].cut()
+        self.sites["key"].stop()
         yield
-        self.channel.run = run  # type: ignore[method-assign]
+        self.sites["key"].start()
+        self.channel.authenticate()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    with slurm(tmp_path_factory.mktemp("slurm") / "s", nodes=2) as cluster:
+        yield cluster
+
+
+class TestSlurmProviderOverOpenSSH(ProviderSuite):
+    """A batch system of the far host."""
+
+    @pytest.fixture(autouse=True)
+    def _site(self, sites: SshServers, cluster: Slurm) -> Iterator[None]:
+        self.cluster = cluster
+        options = ["-F", str(sites.config)]
+        with OpenSSHChannel("key", options, environment=cluster.environment) as self.channel:
+            yield
+        cluster.clear()
+
+    def make_provider(self) -> SlurmProvider:
+        return SlurmProvider(channel=self.channel, poll_interval=1.0, command_timeout=20.0, cores_per_node=1)
+
+    def directory(self) -> str:
+        return "slurm's runs"
+
+    @contextlib.contextmanager
+    def failing_queries(self, provider: object) -> Iterator[None]:
+        conf, away = self.cluster.folder / "slurm.conf", self.cluster.folder / "away"
+        conf.rename(away)
+        time.sleep(1.0)  # the last answer counts for an interval
+        yield
+        away.rename(conf)
 
 
 def test_jobs_live_on_when_the_channel_is_closed(sites: SshServers) -> None:
