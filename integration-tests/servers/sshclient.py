@@ -35,7 +35,9 @@ Host *
 def make_key(path: Path, phrase: str = "") -> str:
     """A new pair of keys; the public one, as in known_hosts."""
     path.unlink(missing_ok=True)
-    generate = [program("ssh-keygen"), "-q", "-t", "ed25519", "-N", phrase, "-C", "test", "-f", str(path)]
+    # -a: little work to unlock it.
+    options = ["-q", "-t", "ed25519", "-a", "1", "-C", "test", "-N", phrase]
+    generate = [program("ssh-keygen"), *options, "-f", str(path)]
     subprocess.run(generate, stdin=subprocess.DEVNULL, check=True, timeout=30)
     return " ".join(path.with_name(f"{path.name}.pub").read_text().split()[:2])
 
