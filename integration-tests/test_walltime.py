@@ -58,7 +58,7 @@ class Site:
 
     @property
     def knows_the_end(self) -> bool:
-        """Whether the run has heard from the queue when its block ends: only then can it hear that it moved."""
+        """Whether the run has heard from the queue when its block ends: only then it hears that it moved."""
         return any(data["ends_at"] for data in self.sink.of("block.running"))
 
     def end_in(self, seconds: float) -> None:

@@ -99,7 +99,7 @@ class Provider(Protocol):
 
     @property
     def channel(self) -> Channel | None:
-        """Where its commands run and its jobs' files are; None is this machine, also for what needs neither."""
+        """Where its commands run and its jobs' files are; None is this machine, or that it needs neither."""
 
     @property
     def poll_interval(self) -> float:
