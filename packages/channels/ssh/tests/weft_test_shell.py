@@ -68,21 +68,45 @@ class PipeSession:
         threading.Thread(target=self._process.wait, daemon=True).start()  # as sshd does: no zombie is left
 
 
+class CountedSession(PipeSession):
+    def __init__(
+        self, argv: Sequence[str], home: str, environment: Mapping[str, str], channel: LocalShellChannel
+    ) -> None:
+        super().__init__(argv, home, environment)
+        self._channel = channel
+
+    def read(self, size: int) -> bytes:
+        data = super().read(size)
+        self._channel.received += len(data)
+        return data
+
+    def write(self, data: bytes) -> None:
+        self._channel.sent += len(data)
+        super().write(data)
+
+
 class LocalShellChannel(ShellChannel):
-    """login: the words before the command line, as sshd has them: the login shell and ``-c``."""
+    """login: the words before the command line, as sshd has them: the login shell and ``-c``. surroundings:
+    variables that sshd gives. ``sent`` and ``received`` count bytes.
+    """
 
     def __init__(
-        self, home: str, login: Sequence[str] = ("sh", "-c"), environment: Mapping[str, str] | None = None
+        self,
+        home: str,
+        login: Sequence[str] = ("sh", "-c"),
+        environment: Mapping[str, str] | None = None,
+        surroundings: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(environment=environment)
-        self.home, self.login = home, login
+        self.home, self.login, self.surroundings = home, login, {**os.environ, **(surroundings or {})}
+        self.sent = self.received = 0
 
     @property
     def host(self) -> str:
         return "here"
 
     def _start(self, command: str) -> Session:
-        return PipeSession([*self.login, command], self.home, os.environ)
+        return CountedSession([*self.login, command], self.home, self.surroundings, self)
 
     def _disconnect(self) -> None:
         pass

@@ -11,13 +11,14 @@ __all__ = [
     "LOOK",
     "MAKE",
     "NOT_EMPTY",
+    "NO_DIRECTORY",
     "PREPARE",
     "STORE",
     "TAKEN",
     "WRONG_KIND",
 ]
 
-ABSENT, TAKEN, NOT_EMPTY, WRONG_KIND, CHANGED = 93, 94, 95, 96, 97
+ABSENT, TAKEN, NOT_EMPTY, WRONG_KIND, CHANGED, NO_DIRECTORY = 93, 94, 95, 96, 97, 98
 
 # $1: the directory; $2: the name; $3: file or tree.
 _PLACE = f"""
@@ -88,6 +89,6 @@ else exec tail -c "+$3" "$1"; fi
 # $1: the directory; $2: the mask.
 MAKE = f"""
 [ ! -d "$1" ] || exit 0
-[ ! -e "$1" ] || exit {TAKEN}
+[ ! -e "$1" ] || exit {NO_DIRECTORY}
 umask "$2" && mkdir -p -- "$1"
 """

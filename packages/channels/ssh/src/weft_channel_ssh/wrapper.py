@@ -1,8 +1,8 @@
 """What runs a command on the far side, whatever the user's login shell is and prints.
 
 The command line is the same for all commands, and of few characters, so that sh, csh and fish read it alike.
-It reads one line of shell from its stdin: arguments and variables pass no login shell, and variables appear
-in no list of processes for long. Three processes come of it::
+It reads one line of shell from its stdin: arguments and variables pass no login shell, and the values of
+variables are in no list of processes. Three processes come of it::
 
     connection -- stdin --> RELAY -- pipe --> SESSION: the user's command   (a session of its own)
                               |                  |
@@ -36,7 +36,7 @@ exec >/dev/null 2>&1; CDPATH= cd || cd /; weft_c= weft_k=;
 weft_kill() {{ weft_t=$(ps -A -o pid= -o ppid= | awk -v r=$$ {tree});
 kill -s KILL -- "-$weft_c" "$weft_c" $weft_t; }};
 trap 'weft_k=1; [ -z "$weft_c" ] || weft_kill' TERM; trap '' HUP PIPE;
-set -- /bin/sh -c {session} sh {words};
+{variables} set -- /bin/sh -c {session} sh {words};
 weft_p={python} weft_l={perl};
 if command -v setsid; then set -- setsid "$@"; weft_new() {{ exec setsid "$@"; }};
 elif command -v python3; then set -- python3 -c "$weft_p" "$@";
@@ -46,6 +46,7 @@ else weft_new() {{ exec "$@"; }}; fi;
 weft_new /bin/sh -c {relay} sh {size} $$ "$weft_m" | "$@" >&5 & weft_c=$!;
 [ -z "$weft_k" ] || weft_kill; exec 3<&- 5>&-;
 while :; do wait "$weft_c"; weft_s=$?; kill -0 "$weft_c" || break; done;
+[ -z "$weft_k" ] || weft_s=137;
 printf '%s ended %s\\n' "$weft_m" "$weft_s" >&4
 """
 
@@ -58,10 +59,12 @@ else exec 5>&-; [ "$1" = 0 ] || head -c "$1" <&3; exec >/dev/null; cat <&3; fi;
 kill -TERM "$2"
 """
 
-# $1: the directory; then variables, --, and the command. The first line of its stdin is the relay's process.
+# $1: the directory; $2: how many variables there are, in weft_1 and so on; then the command. The first line
+# of its stdin is the relay's process.
 _SESSION = """
-trap - HUP PIPE; IFS= read -r weft_r; exec 3<&- 5>&-; weft_d=$1; shift;
-while [ "$1" != -- ]; do export "$1"; shift; done; shift;
+trap - HUP PIPE; IFS= read -r weft_r; exec 3<&- 5>&-; weft_d=$1; weft_i=$2; shift 2;
+while [ "$weft_i" -gt 0 ]; do eval "weft_v=\\$weft_$weft_i"; unset "weft_$weft_i"; export "$weft_v";
+weft_i=$((weft_i-1)); done; unset weft_i weft_v;
 if CDPATH= cd -- "$weft_d" >/dev/null; then (exec "$@") 2>&4 4>&-; weft_s=$?;
 else printf '%s: no such directory to run a command in\\n' "$weft_d" >&4; weft_s=127; fi;
 kill -s KILL -- "-$weft_r" "$weft_r"; exit $weft_s
@@ -95,20 +98,24 @@ class Wrapper:
         halves = ["weft-" + secrets.token_hex(8), secrets.token_hex(8)]
         self.mark = b"\x1e" + "".join(halves).encode()
         directory = cwd or "."
-        words = [directory if directory.startswith("/") else f"./{directory}"]
         plain = {
             name: value
             for name, value in environment.items()
             if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)
         }
-        words += [f"{name}={value}" for name, value in plain.items()]
+        exports = [
+            f"export weft_{number}={_quote(f'{name}={value}')};"
+            for number, (name, value) in enumerate(plain.items(), 1)
+        ]
         other = [f"{name}={value}" for name, value in environment.items() if name not in plain]
-        words += ["--", *(["env", *other] if other else []), *argv]
+        words = [directory if directory.startswith("/") else f"./{directory}", str(len(exports))]
+        words += [*(["env", *other] if other else []), *argv]
         text = _MAIN.format(
             mark=" ".join(halves),
             tree=_quote(_joined(_TREE)),
             session=_quote(_joined(_SESSION)),
             relay=_quote(_joined(_RELAY)),
+            variables=" ".join(exports),
             words=" ".join(map(_quote, words)),
             size="all" if size is None else size,
             python=_quote(_PYTHON),
