@@ -17,6 +17,7 @@ from servers.openssh import SshServers, ssh_servers
 from servers.slurm import Slurm, slurm
 from servers.sshclient import PASSWORD
 from weft_channel_ssh import AuthenticationError, ConnectError, HostKeyError, OpenSSHChannel
+from weft_channel_ssh.session import Session
 from weft_interfaces import BlockShape, ChannelError, JobSpec, JobState
 from weft_interfaces.testing import ChannelSuite, ProviderSuite
 from weft_provider_batch import SlurmProvider
@@ -221,6 +222,7 @@ def test_a_refused_user_is_not_tried_again_before_somebody_says_so(
     channel = make("password", "-oNumberOfPasswordPrompts=1")
     with pytest.raises(AuthenticationError, match="the password or the code was wrong"):
         channel.run(["true"], timeout=BOUND)
+    assert channel.needs_authentication
     before = sites["password"].connections
     with pytest.raises(AuthenticationError, match=r"authenticate\(\)"):
         channel.run(["true"], timeout=BOUND)
@@ -314,28 +316,49 @@ def test_a_lost_connection_ends_what_ran_and_the_next_command_makes_another(
     assert channel.run(["true"], timeout=BOUND).exit_status == 0
 
 
-def test_a_connection_cut_in_a_put_goes_on_where_it_stopped(
-    make: Make, sites: SshServers, tmp_path: Path
-) -> None:
-    data = os.urandom(1 << 20) * 60
+def test_a_host_that_falls_silent_is_noticed_and_named(make: Make, sites: SshServers) -> None:
+    channel = make("nosftp", "-oServerAliveInterval=1", "-oServerAliveCountMax=2")
+    process = channel.open(["sleep", "600"])
+    sites["nosftp"].freeze()
+    try:
+        with pytest.raises(ConnectError, match=r"to nosftp is lost: Timeout, server .* not responding"):
+            process.read(1)
+    finally:
+        sites["nosftp"].thaw()
+
+
+class Cutting(OpenSSHChannel):
+    """Its connection is cut once, after so many bytes of input."""
+
+    left = 20_000_000
+    sent = 0
+
+    def __init__(self, sites: SshServers) -> None:
+        super().__init__("key", ["-F", str(sites.config)])
+        self.server = sites["key"]
+
+    def _start(self, command: str) -> Session:
+        session = super()._start(command)
+        write = session.write
+
+        def counted(data: bytes) -> None:
+            self.sent += len(data)
+            if self.left > 0 and self.sent >= self.left:
+                self.left = 0
+                assert self.server.cut()
+            write(data)
+
+        session.write = counted  # type: ignore[method-assign]
+        return session
+
+
+def test_a_connection_cut_in_a_put_goes_on_where_it_stopped(sites: SshServers, tmp_path: Path) -> None:
+    data = os.urandom(1 << 20) * 40
     (tmp_path / "file").write_bytes(data)
-    channel = make("key")
-    channel.run(["true"], timeout=BOUND)
-    parts: list[int] = []
-
-    def cut() -> None:
-        def sizes() -> list[int]:
-            return [path.stat().st_size for path in sites.home.glob(".weft-*.part")]
-
-        assert eventually(lambda: sum(sizes()) > 5_000_000)
-        sites["key"].cut()
-        parts.extend(sizes())
-
-    cutter = threading.Thread(target=cut)
-    cutter.start()
-    channel.put(tmp_path / "file", "large")
-    cutter.join(BOUND)
-    assert parts, "it was cut before it was there"
+    with Cutting(sites) as channel:
+        channel.put(tmp_path / "file", "large")
+    assert channel.left == 0
+    assert channel.sent < len(data) + 15_000_000
     assert (sites.home / "large").read_bytes() == data
     assert not list(sites.home.glob(".weft-*"))
 

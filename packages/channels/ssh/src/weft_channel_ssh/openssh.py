@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from weft_interfaces import ChannelError
 
@@ -14,8 +15,12 @@ from .master import Master
 from .session import Session
 from .shell import ShellChannel
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = ["OpenSSHChannel"]
 
+_LASTING = (AuthenticationError, HostKeyError)  # what trying again does not help
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between attempts to connect
 
 
@@ -69,6 +74,16 @@ class OpenSSHChannel(ShellChannel):
     def host(self) -> str:
         return self._host
 
+    def __enter__(self) -> Self:
+        """Connect, so that whoever has to be asked is asked here."""
+        self.authenticate()
+        return self
+
+    @property
+    def needs_authentication(self) -> bool:
+        """Whether the host has refused, or could not prove who it is, and waits for :meth:`authenticate`."""
+        return isinstance(self._trouble, _LASTING)
+
     def authenticate(self) -> None:
         """Connect now, if there is no connection, also after the host has refused the user."""
         with self._connecting:
@@ -112,7 +127,7 @@ class OpenSSHChannel(ShellChannel):
         trouble = self._trouble
         if trouble is None:
             return
-        if isinstance(trouble, (AuthenticationError, HostKeyError)):
+        if isinstance(trouble, _LASTING):
             raise type(trouble)(
                 f"{trouble}. Nothing is tried again before authenticate() is called"
             ) from trouble

@@ -122,6 +122,10 @@ class ShellProcess:
         return self._ended.is_set()
 
     @property
+    def is_closed(self) -> bool:
+        return self._closed
+
+    @property
     def stderr(self) -> bytes:
         """All of it, once stdout has come to its end."""
         self._reader.join(_REST)

@@ -21,7 +21,7 @@ __all__ = ["ShellChannel"]
 
 _BEGIN = 60.0  # seconds for a command to begin, and for the login files of the far side to get there
 _GRACE = 5.0  # seconds for a command to be killed there by the end of its stdin
-_KILL = 10.0  # seconds for the session that kills what another one has left
+_KILL = 5.0  # seconds for the session that kills what another one has left
 _AGAIN = 0.2
 _INLINE = 32768  # bytes that fit into any pipe: nobody has to wait for them to be taken
 _CHUNK = 1 << 16
@@ -143,9 +143,10 @@ class ShellChannel(BaseChannel):
             wrapper = Wrapper(argv, variables, cwd, size)
 
             def ended(process: ShellProcess) -> None:
-                with self._lock:
-                    self._processes.discard(process)
                 slot.free()
+                if process.is_closed:
+                    with self._lock:
+                        self._processes.discard(process)
 
             process = ShellProcess(
                 session, wrapper, name, kill=self._kill, ended=ended, whole_stderr=size is not None
@@ -155,8 +156,7 @@ class ShellChannel(BaseChannel):
                     raise self._late(name, end, process)
                 with self._lock:
                     self._check()
-                    if not process.has_ended:
-                        self._processes.add(process)
+                    self._processes.add(process)
                 return process
             except BaseException:
                 process.close()
@@ -196,7 +196,7 @@ class ShellChannel(BaseChannel):
 
     def _no_slot(self, name: str, why: str) -> Exception:
         with self._lock:
-            names = sorted({process.name for process in self._processes})
+            names = sorted({process.name for process in self._processes if not process.has_ended})
         return ChannelError(
             f"{name} had to wait too long for a session: {why}; open are: {', '.join(names) or 'none'}"
         )

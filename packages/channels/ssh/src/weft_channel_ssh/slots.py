@@ -13,6 +13,7 @@ __all__ = ["Slot", "Slots"]
 
 T = TypeVar("T")
 
+_LEARN = 30.0  # seconds until one more session is tried than the server has allowed last
 _AGAIN = 0.2  # seconds until a session is asked for again when none of ours stands in its way
 
 
@@ -41,6 +42,7 @@ class Slots:
         self._changed = threading.Condition()
         self._open = 0
         self._limit: int | None = None
+        self._learnt = 0.0
 
     def take(self, start: Callable[[Slot], T], end: float, why: Callable[[str], Exception]) -> T:
         """What ``start`` gives, whose slot it frees in its time; ``why`` makes the error when there was none
@@ -54,7 +56,7 @@ class Slots:
             except SessionRefusedError as error:
                 slot.free()
                 with self._changed:
-                    self._limit = max(self._open, 1)
+                    self._limit, self._learnt = max(self._open, 1), time.monotonic()
                     if self._open < self._limit:
                         self._changed.wait(_AGAIN)
                 if time.monotonic() >= end:
@@ -76,6 +78,9 @@ class Slots:
 
     def _wait_for_one(self, end: float, why: Callable[[str], Exception]) -> None:
         with self._changed:
+            if self._limit is not None and time.monotonic() - self._learnt > _LEARN:
+                # It may have been because of sessions that were about to end.
+                self._limit, self._learnt = self._limit + 1, time.monotonic()
             while self._limit is not None and self._open >= self._limit:
                 left = end - time.monotonic()
                 if left <= 0 or not self._changed.wait(left):
