@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .call import Call, CallOptions, Outcome
     from .channel import BaseChannel, Channel, CommandResult, RemoteProcess
     from .errors import (
+        AuthenticationNeededError,
         BlockLostError,
         CallError,
         ChannelError,
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCHEMA_VERSION",
+    "AuthenticationNeededError",
     "BaseChannel",
     "BaseEventSink",
     "BaseExecutor",
@@ -191,8 +193,8 @@ _NAMES = {
     "call": "Call CallOptions Outcome",
     "channel": "BaseChannel Channel CommandResult RemoteProcess",
     "errors": (
-        "BlockLostError CallError ChannelError ConfigError CycleError DeadlockError "
-        "DeathCertificate DependencyError FutureMisuseError InputError InterchangeLostError "
+        "AuthenticationNeededError BlockLostError CallError ChannelError ConfigError CycleError "
+        "DeadlockError DeathCertificate DependencyError FutureMisuseError InputError InterchangeLostError "
         "InternalError LostError ManagerLostError MemoStoreError MissingPluginError NoBlocksError "
         "ProviderError RemoteError ResourcesError RunClosedError SerializationError ShellError StagingError "
         "TaskError TaskExitError TaskTimeoutError TransientError UnitError WeftError WorkerLostError"

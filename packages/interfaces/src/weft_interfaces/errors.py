@@ -24,6 +24,7 @@
     │   ├── ProviderError        a batch system refused or did not answer
     │   │   └── NoBlocksError    an executor gets no blocks any more: the task has not begun
     │   ├── ChannelError         a place could not be reached
+    │   │   └── AuthenticationNeededError  it asks who is there again, and somebody must answer
     │   ├── StagingError         a file could not be moved
     │   └── MemoStoreError       a store of results could not be read or written
     ├── LostError                the outcome is unknown: carries a death certificate
@@ -45,6 +46,7 @@ from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
+    "AuthenticationNeededError",
     "BlockLostError",
     "CallError",
     "ChannelError",
@@ -253,6 +255,15 @@ class NoBlocksError(ProviderError):
 
 class ChannelError(TransientError):
     """A place could not be reached, or the connection broke."""
+
+
+class AuthenticationNeededError(ChannelError):
+    """A place refused what it was offered, or asks for what only a person can give, and nobody can be asked
+    here. The message says what it takes, what was tried and what to do.
+
+    The place is left alone until somebody authenticates again (``channel.authenticate()`` where a channel has
+    it): each call raises this at once, so nothing is locked by attempts that cannot succeed.
+    """
 
 
 class StagingError(TransientError):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from weft_executor_htex import HighThroughputExecutor
     from weft_executor_local import ProcessExecutor, ThreadExecutor
     from weft_interfaces import (
+        AuthenticationNeededError,
         BlockLostError,
         Blocks,
         CallError,
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AprunLauncher",
+    "AuthenticationNeededError",
     "BackoffRetryPolicy",
     "BlockLostError",
     "Blocks",
