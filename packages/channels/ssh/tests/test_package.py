@@ -30,13 +30,13 @@ def test_importing_loads_the_interfaces_and_the_standard_library_only() -> None:
 
 def test_importing_and_making_one_starts_nothing() -> None:
     code = (
-        "import threading, weft_channel_ssh; weft_channel_ssh.OpenSSHChannel('host');"
+        "import threading, weft_channel_ssh as w; w.OpenSSHChannel('host'); w.SSHChannel('host');"
         "print(threading.active_count())"
     )
     assert python("-c", code) == "1\n"
 
 
-@pytest.mark.parametrize("name", ["openssh"])
+@pytest.mark.parametrize("name", ["openssh", "ssh"])
 def test_the_entry_point_leads_to_the_channel(name: str) -> None:
     entry = rf'\[project\.entry-points\."weft\.channels"\]\n(?:.*\n)*?{name} = "(.*):(.*)"\n'
     [(module, attribute)] = re.findall(entry, (FOLDER / "pyproject.toml").read_text())

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from weft_channel_local import LocalChannel
-    from weft_channel_ssh import OpenSSHChannel
+    from weft_channel_ssh import OpenSSHChannel, SSHChannel
     from weft_core import BackoffRetryPolicy, Counts, Future
     from weft_executor_htex import HighThroughputExecutor
     from weft_executor_local import ProcessExecutor, ThreadExecutor
@@ -144,6 +144,7 @@ __all__ = [
     "ResourcesError",
     "Run",
     "RunClosedError",
+    "SSHChannel",
     "SerializationError",
     "ShellError",
     "ShellResult",
@@ -193,7 +194,7 @@ _PLACES = {
     "._shell": ("ShellResult", "shell"),
     "._task": ("TaskFunction", "join", "later", "task"),
     "weft_channel_local": ("LocalChannel",),
-    "weft_channel_ssh": ("OpenSSHChannel",),
+    "weft_channel_ssh": ("OpenSSHChannel", "SSHChannel"),
     "weft_core": ("BackoffRetryPolicy", "Counts", "Future"),
     "weft_executor_htex": ("HighThroughputExecutor",),
     "weft_executor_local": ("ProcessExecutor", "ThreadExecutor"),

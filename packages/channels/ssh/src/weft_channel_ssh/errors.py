@@ -4,14 +4,15 @@
 
     ChannelError                 (of weft_interfaces) the place is out of reach
     ├── ConnectError             not reached, or lost: it may come back, and the channel tries again
-    ├── AuthenticationError      the host was reached and refused the user: nothing is tried again by itself
+    ├── AuthenticationNeededError  (of weft_interfaces) nothing is tried before somebody authenticates
+    │   └── AuthenticationError  the host was reached and refused the user
     ├── HostKeyError             the host could not prove who it is: nothing was sent to it
     └── SessionRefusedError      the connection is good, but takes no further command now (MaxSessions)
 """
 
 from __future__ import annotations
 
-from weft_interfaces import ChannelError
+from weft_interfaces import AuthenticationNeededError, ChannelError
 
 __all__ = ["AuthenticationError", "ConnectError", "HostKeyError", "SessionRefusedError"]
 
@@ -20,7 +21,7 @@ class ConnectError(ChannelError):
     """The host was not reached, or the connection to it is lost; trying again later may help."""
 
 
-class AuthenticationError(ChannelError):
+class AuthenticationError(AuthenticationNeededError):
     """The host does not let this user in; a key, a password or a second factor is missing or wrong."""
 
 
