@@ -21,6 +21,10 @@ __all__ = ["SEARCHABLE", "environment", "job_of", "kill", "leaders", "runs", "te
 SEARCHABLE = os.path.exists("/proc/self/stat")
 
 
+# Seconds that a process may take to load its program, at most.
+_LOADING = 1.0
+
+
 def job_of(pid: int) -> JobId:
     """The id of the job whose first process this is."""
     return JobId(f"{pid}.{_start_time(pid)}")
@@ -89,9 +93,23 @@ def _leader(pid: int) -> tuple[JobId, Mapping[str, str]] | None:
 
 def environment(pid: int) -> dict[str, str]:
     """The variables that a process was started with. Raises :class:`OSError` if they cannot be read."""
-    with open(f"/proc/{pid}/environ", "rb") as file:
-        lines = os.fsdecode(file.read()).split("\0")
+    deadline = time.monotonic() + _LOADING
+    while True:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            data = file.read()
+        if data or not _loads(pid) or time.monotonic() > deadline:
+            break
+        time.sleep(0.001)
+    lines = os.fsdecode(data).split("\0")
     return {name: value for name, equals, value in (line.partition("=") for line in lines) if equals}
+
+
+def _loads(pid: int) -> bool:
+    """Whether a process is between two programs. Whoever started it goes on as soon as the old one has left
+    its memory; the new one's variables come a moment later (field 51 says where they end).
+    """
+    fields = _stat(pid)
+    return fields is not None and fields[0] not in ("Z", "X") and fields[48:49] == ["0"]
 
 
 def _parse(job: JobId) -> tuple[int, int] | None:
