@@ -94,7 +94,7 @@ def test_a_worker_that_hangs_is_killed_at_its_timeout(site: Any, recorder: Any) 
 
 
 def test_workers_are_killed_in_the_middle_of_many_calls(site: Any, recorder: Any) -> None:
-    here = site()
+    here = site(heartbeat_threshold=10)  # their manager must not be taken for lost: there is no other one
     here.start("b")
     calls = [recorder.call(lambda n: (n, os.getpid()), n) for n in range(5000)]
     here.executor.submit(calls)
