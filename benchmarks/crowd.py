@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import os
 import resource
 import selectors
@@ -46,6 +47,8 @@ from weft_executor_htex.messages import (
     Tasks,
 )
 from weft_executor_htex.setup import ManagerSetup
+from weft_executor_htex.tls import TlsEnd
+from weft_executor_htex.tls_link import make_end
 from weft_interfaces.processes.frames import NOTHING
 
 __all__ = ["Crowd", "Order"]
@@ -76,6 +79,7 @@ class FakeManager:
         self.accepted = False
         self.silent = False
         self.ended = False
+        self._due = 0.0
         self._crowd = crowd
         self._running: dict[int, None] = {}
         self._threshold = order.setup.heartbeat_threshold
@@ -95,6 +99,7 @@ class FakeManager:
         )
         self._say(self._registration)
         crowd.later(self._period, self._beat)
+        crowd.later(0.0, self.hear)
 
     def _say(self, message: Message, payloads: Sequence[messages.Frame] = ()) -> None:
         self._crowd.counts[f"sent {type(message).__name__}"] += 1
@@ -113,6 +118,13 @@ class FakeManager:
 
     def hear(self) -> None:
         """Take what has come."""
+        self._hear()
+        due = self.link.due()
+        if due < math.inf and not self.ended and due != self._due:
+            self._due = due
+            self._crowd.later(max(0.0, due - time.monotonic()), self.hear)
+
+    def _hear(self) -> None:
         while not self.ended:
             heard = self.link.receive()
             if heard is None:
@@ -182,6 +194,7 @@ class Crowd:
         self._selector = selectors.DefaultSelector()
         self._context = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 2 * order.count + 64)
+        self._end: TlsEnd | None = None
         self._managers: dict[FakeManager, None] = {}
         self._up = 0
         self._began = time.monotonic()
@@ -231,7 +244,9 @@ class Crowd:
     def _connect(self, number: int) -> None:
         order = self._order
         [endpoint] = order.setup.access.endpoints
-        link = connect(endpoint, order.setup, self._context)
+        if self._end is None and endpoint.certificate is not None:
+            self._end = make_end(endpoint, order.setup.access)
+        link = connect(endpoint, order.setup, self._context, self._end)
         manager = FakeManager(order.first + number, order, link, self)
         self._managers[manager] = None
         self._selector.register(link.fileno(), selectors.EVENT_READ, manager.hear)

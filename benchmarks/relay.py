@@ -83,7 +83,7 @@ class RelayedExecutor(weft.HighThroughputExecutor):
         [endpoint] = setup.access.endpoints
         if self.relay is None:
             self.relay = Relay(int(endpoint.url.rpartition(":")[2]))
-        there = Endpoint(f"tcp://127.0.0.1:{self.relay.port}", endpoint.server_key)
+        there = Endpoint(f"tls://127.0.0.1:{self.relay.port}", certificate=endpoint.certificate)
         access = msgspec.structs.replace(setup.access, endpoints=[there])
         return made._replace(input=msgspec.structs.replace(setup, access=access).dump())
 

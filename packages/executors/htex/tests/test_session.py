@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import selectors
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from weft_executor_htex import HighThroughputExecutor
-from weft_executor_htex.session import Session
+from weft_executor_htex.sequence import Session
 from weft_executor_htex.setup import Endpoint, ManagerSetup
 from weft_interfaces import Blocks, ManagerLostError
 from weft_interfaces.memory import InMemoryProvider
@@ -26,36 +27,45 @@ PATIENCE = 30.0
 
 
 class Wire:
-    """Two sessions, and the messages on their way between them."""
+    """Two sessions, the second of which is the interchange's, and the messages on their way between them."""
 
     def __init__(self) -> None:
-        self.now = 0.0
-        self.ends = [Session(lambda: self.now), Session(lambda: self.now)]
+        self.ends = [Session(), Session()]
         self.on_its_way: list[deque[Any]] = [deque(), deque()]  # to this end
         self.read: list[list[bytes]] = [[], []]
         self.sent: list[list[bytes]] = [[], []]
+        self.whole = [True, True]  # this end has heard of the connection
 
     def send(self, end: int) -> None:
         text = f"{end}:{len(self.sent[end])}".encode()
         self.sent[end].append(text)
-        self.on_its_way[1 - end].append(self.ends[end].pack([text]))
-
-    def say_last(self, end: int) -> None:
-        self.on_its_way[1 - end].append(Session.last_words([b"last"]))
+        packed = self.ends[end].pack([text])
+        if self.whole[end]:
+            self.on_its_way[1 - end].append(packed)
 
     def arrive(self, end: int) -> None:
-        if self.on_its_way[end]:
-            message, again = self.ends[end].unpack(self.on_its_way[end].popleft())
-            if message is not None:
-                self.read[end] += message
+        """The next message does; hello and welcome are numbers."""
+        if not self.on_its_way[end]:
+            return
+        frames = self.on_its_way[end].popleft()
+        if isinstance(frames, int):
+            again = self.ends[end].resume(frames)
+            self.whole[end] = True
+            if end == 1:
+                self.on_its_way[0].append(self.ends[1].received)
             self.on_its_way[1 - end].extend(again)
+        elif (message := self.ends[end].unpack(frames)) is not None:
+            self.read[end] += message
 
     def cut(self) -> None:
+        """A connection is lost, with all that is on its way, and the next one made."""
         for way in self.on_its_way:
             way.clear()
+        self.whole = [False, False]
+        self.on_its_way[1].append(self.ends[0].received)
 
 
-@given(st.lists(st.sampled_from(["send 0", "send 1", "arrive 0", "arrive 1", "cut", "time"]), max_size=60))
+@given(st.lists(st.sampled_from(["send 0", "send 1", "arrive 0", "arrive 1", "cut"]), max_size=60))
 def test_nothing_is_lost_or_comes_twice(acts: list[str]) -> None:
     wire = Wire()
     for act in acts:
@@ -63,78 +73,59 @@ def test_nothing_is_lost_or_comes_twice(acts: list[str]) -> None:
             wire.send(int(act[-1]))
         elif act.startswith("arrive"):
             wire.arrive(int(act[-1]))
-        elif act == "cut":
-            wire.cut()
         else:
-            wire.now += 0.7
+            wire.cut()
         for end in (0, 1):
             assert wire.read[end] == wire.sent[1 - end][: len(wire.read[end])], "not in order, or twice"
-    for _ in range(4):  # heartbeats, on a connection that holds
-        wire.now += 2.0
-        wire.send(0)
-        wire.send(1)
-        while any(wire.on_its_way):
-            wire.arrive(0)
-            wire.arrive(1)
-    assert wire.read == [wire.sent[1], wire.sent[0]]
-
-
-def test_last_words_arrive_whatever_was_missed() -> None:
-    wire = Wire()
-    wire.send(0)
-    wire.cut()
-    wire.say_last(0)
-    wire.arrive(1)
-    assert wire.read[1] == [b"last"]
-
-
-def test_what_is_missing_is_asked_for() -> None:
-    """Also by who has nothing to say."""
-    wire = Wire()
-    wire.send(0)
-    wire.cut()
-    wire.now += 2.0
-    wire.send(0)
     while any(wire.on_its_way):
         wire.arrive(0)
         wire.arrive(1)
-    assert wire.read[1] == wire.sent[0]
+    assert wire.read == [wire.sent[1], wire.sent[0]]
+    for end in (0, 1):  # and nothing is kept that has come, once the other side has said so
+        wire.send(end)
+        wire.arrive(1 - end)
+        wire.send(1 - end)
+        wire.arrive(end)
+        assert wire.ends[end].confirmed == wire.ends[end].sent
+
+
+def test_last_words_arrive_whatever_was_missed() -> None:
+    session = Session()
+    session.pack([b"lost"])
+    assert Session().unpack(Session.last_words([b"last"])) == [b"last"]
 
 
 def test_who_joins_late_goes_on_from_there() -> None:
-    first = Session()
-    first.pack([b"lost"])
-    second = first.pack([b"heard"])
-    other = Session.joining([bytes(second[0]), b"heard"])
-    assert other.unpack([bytes(second[0]), b"heard"])[0] == [b"heard"]
+    """The interchange has forgotten a manager, which has not."""
+    manager = Session(sent=7, received=4)
+    other = Session(sent=manager.received, received=manager.confirmed)
+    assert manager.resume(other.received) == []
+    assert other.unpack(manager.pack([b"heard"])) == [b"heard"]
+    assert manager.unpack(other.pack([b"too"])) == [b"too"]
 
 
-def test_to_a_side_that_is_busy_little_is_sent_twice() -> None:
-    """It answers each message, but three seconds late: no message is sent again and again."""
-    wire = Wire()
-    sent = 0
-    late: deque[tuple[float, Any]] = deque()
-    for _ in range(600):
-        wire.now += 0.1
-        wire.send(0)
-        while wire.on_its_way[1]:
-            late.append((wire.now + 3.0, wire.on_its_way[1].popleft()))
-            sent += 1
-        while late and late[0][0] <= wire.now:
-            wire.on_its_way[1].append(late.popleft()[1])
-            wire.arrive(1)
-            wire.send(1)
-        while wire.on_its_way[0]:
-            wire.arrive(0)
-    assert wire.read[1] == wire.sent[0][: len(wire.read[1])]
-    assert len(wire.read[1]) >= 560
-    assert sent < 2 * len(wire.sent[0])
+@pytest.mark.parametrize(
+    ("frames", "words"),
+    [
+        ([], "without a number"),
+        ([b""], "without a number"),
+        ([b"x" * 15], "without a number"),
+        ([b"x" * 17], "without a number"),
+        ([struct.pack("<QQ", 2, 0)], "not the next one"),
+        ([struct.pack("<QQ", 1, 1)], "never sent"),
+    ],
+)
+def test_what_comes_from_no_session_is_refused(frames: list[bytes], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Session().unpack(frames)
 
 
-def test_what_comes_from_no_session_is_refused() -> None:
-    for frames in ([], [b""], [b"x" * 15], [b"x" * 17]):
-        with pytest.raises(ValueError, match="number"):
-            Session().unpack(frames)
+@pytest.mark.parametrize("confirmed", [1, 4])
+def test_another_session_is_not_resumed(confirmed: int) -> None:
+    session = Session(sent=2)
+    session.pack([b"third"])
+    with pytest.raises(ValueError, match="another one"):
+        session.resume(confirmed)
 
 
 class Relay:
@@ -219,7 +210,7 @@ def relayed(recorder: Any) -> Iterator[tuple[HighThroughputExecutor, Relay, subp
     setup = ManagerSetup.load(data)
     [endpoint] = setup.access.endpoints
     relay = Relay(int(endpoint.url.rpartition(":")[2]))
-    there = Endpoint(f"tcp://127.0.0.1:{relay.port}", endpoint.server_key)
+    there = Endpoint(f"tls://127.0.0.1:{relay.port}", certificate=endpoint.certificate)
     manager = subprocess.Popen(list(argv), stdin=subprocess.PIPE)
     assert manager.stdin is not None
     manager.stdin.write(

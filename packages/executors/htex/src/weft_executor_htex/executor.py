@@ -46,7 +46,7 @@ from .packing import BlobSerializer
 from .placement import InterchangeThread, Placement
 from .seats import check_accelerators, check_affinity, share_of_accelerators
 from .selector import Selector, find_selector
-from .setup import InterchangeSetup, ManagerSetup, user_path
+from .setup import InterchangeSetup, ManagerSetup, RunKeys, user_path
 
 __all__ = ["HighThroughputExecutor"]
 
@@ -342,6 +342,7 @@ class _Session:
             heartbeat_threshold=executor._threshold,
             prefetch=executor._prefetch,
             address=executor._address,
+            keys=None if executor._address is None else _make_keys(),
             # In this process it would keep alive what the client has let go.
             remainder=0 if executor._interchange == "thread" else _REMAINDER,
         )
@@ -413,6 +414,12 @@ class _Session:
             f"manager {info.pid} on {info.host} (block {info.block}) of executor {self._label!r} does not end"
             for info in list(managers.values())
         ]
+
+
+def _make_keys() -> RunKeys:
+    from .keys import make_keys
+
+    return make_keys()
 
 
 def _loads(state: InterchangeState) -> dict[str, BlockLoad]:

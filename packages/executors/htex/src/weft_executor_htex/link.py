@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import socket
@@ -17,6 +18,8 @@ from .stream import StreamReader, pack
 
 if TYPE_CHECKING:
     import zmq
+
+    from .tls import TlsEnd
 
 __all__ = ["Link", "clear_away", "connect"]
 
@@ -33,6 +36,12 @@ class Link(Protocol):
     def receive(self) -> list[list[Frame]] | None:
         """The messages that have come, without waiting; None when the interchange is gone."""
 
+    def due(self) -> float:
+        """When :meth:`receive` must be called at the latest, in seconds of :func:`time.monotonic`."""
+
+    def trouble(self) -> str:
+        """What keeps it from the interchange, in words; empty if nothing does."""
+
     def send(self, frames: Sequence[Frame]) -> None:
         """Send a message. What cannot be sent any more is dropped."""
 
@@ -40,14 +49,26 @@ class Link(Protocol):
         """Send what is left, for a second at most."""
 
 
-def connect(endpoint: Endpoint, setup: ManagerSetup, context: zmq.Context[Any] | None = None) -> Link:
+def connect(
+    endpoint: Endpoint,
+    setup: ManagerSetup,
+    context: zmq.Context[Any] | None = None,
+    end: TlsEnd | None = None,
+) -> Link:
     """Connect. Raises :class:`OSError` when nobody listens on this machine.
 
-    ``context``: ZeroMQ's, for processes with many links; each has one of its own unless said.
+    ``context``: ZeroMQ's, for processes with many links; each has one of its own unless said. So it is
+    with ``end``, see :func:`~.tls_link.make_end`.
     """
     scheme, _, place = endpoint.url.partition("://")
     if scheme == "unix":
         return _UnixLink(place, setup.heartbeat_threshold)
+    if scheme == "tls":
+        from .tls_link import TlsLink, make_end
+
+        return TlsLink(
+            place, make_end(endpoint, setup.access) if end is None else end, setup.heartbeat_threshold
+        )
     return _TcpLink(endpoint, setup, context)
 
 
@@ -80,6 +101,12 @@ class _UnixLink:
             data = b""
         self._gone = not data
         return self._reader.feed(data) if data else None
+
+    def due(self) -> float:
+        return math.inf
+
+    def trouble(self) -> str:
+        return ""
 
     def send(self, frames: Sequence[Frame]) -> None:
         try:
@@ -149,6 +176,12 @@ class _TcpLink:
                 for frames in again:
                     self._socket.send_multipart(frames, copy=False)
         return messages
+
+    def due(self) -> float:
+        return math.inf
+
+    def trouble(self) -> str:
+        return ""
 
     def send(self, frames: Sequence[Frame]) -> None:
         self._socket.send_multipart(self._session.pack(frames), copy=False)

@@ -169,7 +169,9 @@ class ManagerProcess:
         self._flush()
         now = time.monotonic()
         if now - self._heard_at > self._threshold:
+            trouble = self._link.trouble()
             self._reason = f"nothing was heard of the interchange for {now - self._heard_at:.1f} s"
+            self._reason += f": {trouble}" if trouble else ""
         elif now >= self._next_beat:
             self._next_beat = now + self._period
             self._send(Heartbeat() if self._accepted else self._registration())
@@ -183,7 +185,7 @@ class ManagerProcess:
             self._reason = self._draining
         if self._reason is not None:
             return None
-        due = min(self._look_at, self._next_beat, self._heard_at + self._threshold)
+        due = min(self._look_at, self._next_beat, self._heard_at + self._threshold, self._link.due())
         return min(due, self._say_at) if self._handed else due
 
     def _watch_walltime(self) -> float:

@@ -6,6 +6,7 @@ half of the time of a round trip; others through an encrypted TCP port, see ``ro
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -23,9 +24,10 @@ from .connection import Connection
 from .interchange import Interchange
 from .messages import Frame, InterchangeState, Message
 from .selector import Selector
-from .setup import Endpoint, InterchangeSetup, Keys, ManagerAccess, boot_id
+from .setup import Endpoint, InterchangeSetup, Keys, ManagerAccess, RunKeys, boot_id
 
 if TYPE_CHECKING:
+    from .port import Port
     from .router import Router
 
 __all__ = ["Ready", "Server"]
@@ -33,6 +35,9 @@ __all__ = ["Ready", "Server"]
 Ready: TypeAlias = "list[tuple[selectors.SelectorKey, int]]"
 
 _DEAF = 1.0  # seconds without new connections when there are no descriptors for them
+_BUSY = 0.02  # ... and when there are as many handshakes as may be
+_ACCEPTS = 256  # connections in one go
+_BACKLOG = 4096
 _UNIX, _TCP = b"u", b"t"  # what addresses of managers begin with
 
 
@@ -55,13 +60,19 @@ class Server:
         self._peers: dict[bytes, Connection] = {}
         self._numbers = itertools.count()
         self._router: Router | None = None
+        self._port: Port | None = None
         self._listener: socket.socket | None = None
         descriptors.raise_limit()
         self._directory = tempfile.mkdtemp(prefix="weft-")
         self._selector = selectors.DefaultSelector()
         try:
             address = setup.address
-            endpoint = self._listen_here() if address is None else self._listen_on(address)
+            if address is None:
+                endpoint = self._listen_here()
+            elif setup.keys is None:
+                endpoint = self._listen_on(address)
+            else:
+                endpoint = self._listen_apart(address, setup.keys, setup.heartbeat_threshold)
             self.interchange = Interchange(
                 to_client,
                 self.send,
@@ -77,17 +88,32 @@ class Server:
         except BaseException:
             self.close()
             raise
-        self.access = ManagerAccess([endpoint], self._keys.public, self._keys.secret)
+        identity = None if setup.keys is None else setup.keys.managers
+        self.access = ManagerAccess([endpoint], self._keys.public, self._keys.secret, identity)
         self.shareable = self._router is None
 
     def _listen_here(self) -> Endpoint:
         path = os.path.join(self._directory, "interchange")
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(path)
-        self._listener.listen(1024)
+        listener = socket.socket(socket.AF_UNIX)
+        self._listener = listener
+        listener.bind(path)
+        listener.listen(1024)
+        self._listen()
+        return Endpoint(f"unix://{path}", boot_id=boot_id())
+
+    def _listen_apart(self, address: str, keys: RunKeys, threshold: float) -> Endpoint:
+        from .port import Port
+
+        self._port = Port(self._selector, keys, self._from_port, self._away, threshold / 3)
+        self._listener = _make_listener()
+        self._listen()
+        number = self._listener.getsockname()[1]
+        return Endpoint(f"tls://{address}:{number}", certificate=keys.interchange.certificate)
+
+    def _listen(self) -> None:
+        assert self._listener is not None
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
-        return Endpoint(f"unix://{path}", boot_id=boot_id())
 
     def _listen_on(self, address: str) -> Endpoint:
         from .router import Router
@@ -101,7 +127,8 @@ class Server:
     def state(self) -> InterchangeState:
         """What there is to tell of it."""
         interchange = self.interchange
-        refused = {} if self._router is None else dict(self._router.refused)
+        transport = self._router or self._port
+        refused = {} if transport is None else dict(transport.refused)
         return InterchangeState(interchange.blocks(), dict(interchange.malformed), refused)
 
     # -- rounds -------------------------------------------------------------------------------------------
@@ -115,6 +142,8 @@ class Server:
         due = min(self.interchange.tick(), self._listen_at)
         if time.monotonic() >= self._listen_at:
             self._listen_again()
+        if self._port is not None:
+            due = min(due, self._port.tick())
         if self._router is not None:
             due = self._serve_router(self._router, due)
         return max(0.0, due - time.monotonic())
@@ -136,7 +165,7 @@ class Server:
             router.probed(time.monotonic() - now)
         if router.full:
             router.full = False
-            self._interrupt_listening()
+            self._interrupt_router()
         # The last thing: sending may hide from the descriptor that something has come.
         if router.pump(self._from_router):
             return 0.0
@@ -145,15 +174,31 @@ class Server:
     def _from_router(self, address: bytes, frames: list[Frame]) -> None:
         self.interchange.from_manager(_TCP + address, frames)
 
+    def _from_port(self, identity: bytes, frames: list[Frame]) -> None:
+        self.interchange.from_manager(_TCP + identity, frames)
+
+    def _away(self, identity: bytes) -> bool:
+        return self.interchange.disconnected(_TCP + identity)
+
     def _accept(self, mask: int) -> None:
         assert self._listener is not None
-        try:
-            peer, _ = self._listener.accept()
-        except OSError as error:
-            if descriptors.exhausted(error.errno or 0):
-                self._selector.unregister(self._listener)
-                self._interrupt_listening()
-            return  # else it has gone again
+        for _ in range(_ACCEPTS):
+            if self._port is not None and self._port.full:
+                self._pause(_BUSY)
+                return
+            try:
+                peer, _ = self._listener.accept()
+            except OSError as error:
+                if descriptors.exhausted(error.errno or 0):
+                    self._pause(_DEAF)
+                    self._tell_exhausted()
+                return  # else it has gone again, or there is none
+            if self._port is not None:
+                self._port.welcome(peer)
+            else:
+                self._welcome(peer)
+
+    def _welcome(self, peer: socket.socket) -> None:
         address = _UNIX + str(next(self._numbers)).encode()
         self._peers[address] = self.connect(
             peer.detach(),
@@ -161,15 +206,23 @@ class Server:
             partial(self._hang_up, address),
         )
 
-    def _interrupt_listening(self) -> None:
+    def _pause(self, seconds: float) -> None:
         """Else there would be no end of failures: who wants to connect waits."""
-        self._listen_at = time.monotonic() + _DEAF
+        assert self._listener is not None
+        self._selector.unregister(self._listener)
+        self._listen_at = time.monotonic() + seconds
+
+    def _tell_exhausted(self) -> None:
         self.interchange.trouble(f"a manager cannot connect: {descriptors.remedy()}")
+
+    def _interrupt_router(self) -> None:
+        self._listen_at = time.monotonic() + _DEAF
+        self._tell_exhausted()
 
     def _listen_again(self) -> None:
         self._listen_at = math.inf
         if self._listener is not None:
-            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+            self._listen()
         elif self._router is not None and not self._router.listen():
             self._listen_at = time.monotonic() + _DEAF
 
@@ -194,7 +247,9 @@ class Server:
     def send(self, address: bytes, frames: list[Frame]) -> None:
         """Send to a manager."""
         if address[:1] == _TCP:
-            if self._router is not None and not self._router.send(address[1:], frames):
+            if self._port is not None:
+                self._port.send(address[1:], frames)
+            elif self._router is not None and not self._router.send(address[1:], frames):
                 self.interchange.disconnected(address)
             return
         peer = self._peers.get(address)
@@ -203,8 +258,9 @@ class Server:
 
     def dismiss(self, address: bytes, frames: list[Frame]) -> None:
         """Send a manager its last message."""
-        if self._router is not None and address[:1] == _TCP:
-            self._router.dismiss(address[1:], frames)
+        transport = self._router or self._port
+        if transport is not None and address[:1] == _TCP:
+            transport.dismiss(address[1:], frames)
         else:
             self.send(address, frames)
 
@@ -213,11 +269,23 @@ class Server:
         for peer in self._peers.values():
             peer.close()
         self._peers.clear()
+        if self._port is not None:
+            self._port.close()
         self._selector.close()
         for end in (self._listener, self._router):
             if end is not None:
                 end.close()
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _make_listener() -> socket.socket:
+    """On a port of all interfaces, of both kinds of addresses where the system has them."""
+    with contextlib.suppress(OSError):
+        if socket.has_dualstack_ipv6():
+            return socket.create_server(
+                ("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG
+            )
+    return socket.create_server(("", 0), backlog=_BACKLOG)
 
 
 def _ignore(mask: int) -> None:

@@ -15,10 +15,12 @@ import msgspec
 
 __all__ = [
     "Endpoint",
+    "Identity",
     "InterchangeSetup",
     "Keys",
     "ManagerAccess",
     "ManagerSetup",
+    "RunKeys",
     "boot_id",
     "user_path",
 ]
@@ -38,16 +40,34 @@ class Keys(NamedTuple):
         return cls(*zmq.curve_keypair())
 
 
+class Identity(msgspec.Struct, frozen=True):
+    """A certificate and its secret key, as PEM text."""
+
+    certificate: str
+    key: str
+
+    def __repr__(self) -> str:
+        return "Identity(...)"  # which is no place for a secret
+
+
+class RunKeys(msgspec.Struct, frozen=True):
+    """Those of a run: the interchange's, and that of all managers."""
+
+    interchange: Identity
+    managers: Identity
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """Where the interchange listens.
 
-    ``server_key``: its public key, None where no encryption is needed. ``boot_id``: the machine that alone
+    ``certificate``: its certificate, None where no encryption is needed. ``boot_id``: the machine that alone
     can reach it, None for any.
     """
 
     url: str
     server_key: bytes | None = None
     boot_id: str | None = None
+    certificate: str | None = None
 
 
 class ManagerAccess(msgspec.Struct, frozen=True):
@@ -56,6 +76,7 @@ class ManagerAccess(msgspec.Struct, frozen=True):
     endpoints: list[Endpoint]
     public_key: bytes = b""
     secret_key: bytes = b""
+    identity: Identity | None = None
 
 
 class InterchangeSetup(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +91,7 @@ class InterchangeSetup(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_threshold: float
     prefetch: int = 0
     address: str | None = None
+    keys: RunKeys | None = None
     selector: bytes = b""
     remainder: int = 0
 

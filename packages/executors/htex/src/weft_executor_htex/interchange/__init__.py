@@ -386,12 +386,15 @@ class Interchange:
 
     # -- losses ---------------------------------------------------------------------------------------------
 
-    def disconnected(self, address: bytes) -> None:
-        """The connection of a manager broke: unless it comes back soon, the manager is lost."""
+    def disconnected(self, address: bytes) -> bool:
+        """The connection of a manager broke: unless it comes back soon, the manager is lost. Returns whether
+        there is such a manager.
+        """
         manager = self.roster.get(address)
         if manager is not None and manager.back_by == math.inf:
             reason = f"its connection broke, and it did not come back within {self._grace:g} s"
             self._suspect(manager, reason, self._grace)
+        return manager is not None
 
     def hung_up(self, address: bytes) -> None:
         """The connection of a manager ended, and cannot come back."""
