@@ -27,7 +27,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-import zmq
 from weft_executor_htex import messages
 from weft_executor_htex.link import Link, connect
 from weft_executor_htex.messages import (
@@ -192,8 +191,6 @@ class Crowd:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._selector = selectors.DefaultSelector()
-        self._context = zmq.Context()
-        self._context.set(zmq.MAX_SOCKETS, 2 * order.count + 64)
         self._end: TlsEnd | None = None
         self._managers: dict[FakeManager, None] = {}
         self._up = 0
@@ -229,7 +226,6 @@ class Crowd:
         finally:
             for manager in list(self._managers):
                 self.end(manager)
-            self._context.destroy(linger=0)
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -246,7 +242,7 @@ class Crowd:
         [endpoint] = order.setup.access.endpoints
         if self._end is None and endpoint.certificate is not None:
             self._end = make_end(endpoint, order.setup.access)
-        link = connect(endpoint, order.setup, self._context, self._end)
+        link = connect(endpoint, order.setup, self._end)
         manager = FakeManager(order.first + number, order, link, self)
         self._managers[manager] = None
         self._selector.register(link.fileno(), selectors.EVENT_READ, manager.hear)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import zmq
 from record import PACKAGES, WIDTH, machine, readable
 from rich import box
 from rich.console import Console
@@ -49,7 +49,7 @@ def _cell(value: Any) -> str:
 
 def keep_report(path: Path, settings: Mapping[str, Any], **parts: Any) -> None:
     """Write what was found as JSON, with what it was found on."""
-    libraries = {"pyzmq": zmq.__version__, "libzmq": zmq.zmq_version(), "msgspec": msgspec.__version__}
+    libraries = {"ssl": ssl.OPENSSL_VERSION, "msgspec": msgspec.__version__}
     record = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from weft_executor_htex import HighThroughputExecutor
-from weft_executor_htex.sequence import Session
+from weft_executor_htex.session import Session
 from weft_executor_htex.setup import Endpoint, ManagerSetup
 from weft_interfaces import Blocks, ManagerLostError
 from weft_interfaces.memory import InMemoryProvider

@@ -46,7 +46,7 @@ from .packing import BlobSerializer
 from .placement import InterchangeThread, Placement
 from .seats import check_accelerators, check_affinity, share_of_accelerators
 from .selector import Selector, find_selector
-from .setup import InterchangeSetup, ManagerSetup, RunKeys, user_path
+from .setup import InterchangeSetup, Keys, ManagerSetup, user_path
 
 __all__ = ["HighThroughputExecutor"]
 
@@ -416,7 +416,7 @@ class _Session:
         ]
 
 
-def _make_keys() -> RunKeys:
+def _make_keys() -> Keys:
     from .keys import make_keys
 
     return make_keys()

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from .setup import Identity, RunKeys
+from .setup import Identity, Keys
 
 __all__ = ["make_keys"]
 
@@ -18,9 +18,9 @@ _FROM = datetime.datetime(1970, 1, 1)
 _UNTIL = datetime.datetime(9999, 12, 31)
 
 
-def make_keys() -> RunKeys:
+def make_keys() -> Keys:
     """New ones, of which no other run has any."""
-    return RunKeys(_make("weft interchange"), _make("weft manager"))
+    return Keys(_make("weft interchange"), _make("weft manager"))
 
 
 def _make(name: str) -> Identity:

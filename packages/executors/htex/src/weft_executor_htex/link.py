@@ -1,29 +1,24 @@
-"""A manager's connection with the interchange: a unix socket on the same machine, TCP from elsewhere."""
+"""A manager's connection with the interchange: a unix socket on the same machine, TLS from elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
-import secrets
 import socket
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .messages import Frame
-from .session import Session
 from .setup import Endpoint, ManagerSetup
 from .stream import StreamReader, pack
 
 if TYPE_CHECKING:
-    import zmq
-
     from .tls import TlsEnd
 
 __all__ = ["Link", "clear_away", "connect"]
 
-_LARGE = 1 << 16
 _RECEIVE = 1 << 16
 
 
@@ -49,27 +44,21 @@ class Link(Protocol):
         """Send what is left, for a second at most."""
 
 
-def connect(
-    endpoint: Endpoint,
-    setup: ManagerSetup,
-    context: zmq.Context[Any] | None = None,
-    end: TlsEnd | None = None,
-) -> Link:
+def connect(endpoint: Endpoint, setup: ManagerSetup, end: TlsEnd | None = None) -> Link:
     """Connect. Raises :class:`OSError` when nobody listens on this machine.
 
-    ``context``: ZeroMQ's, for processes with many links; each has one of its own unless said. So it is
-    with ``end``, see :func:`~.tls_link.make_end`.
+    ``end``: for processes with many links, see :func:`~.tls_link.make_end`; others make it themselves.
     """
     scheme, _, place = endpoint.url.partition("://")
     if scheme == "unix":
         return _UnixLink(place, setup.heartbeat_threshold)
-    if scheme == "tls":
-        from .tls_link import TlsLink, make_end
+    if scheme != "tls":
+        raise OSError(f"{endpoint.url}: this version of weft-executor-htex knows unix:// and tls:// only")
+    from .tls_link import TlsLink, make_end
 
-        return TlsLink(
-            place, make_end(endpoint, setup.access) if end is None else end, setup.heartbeat_threshold
-        )
-    return _TcpLink(endpoint, setup, context)
+    if end is None:
+        end = make_end(endpoint, setup.access)
+    return TlsLink(place, end, setup.heartbeat_threshold)
 
 
 class _UnixLink:
@@ -135,58 +124,3 @@ def clear_away(url: str) -> None:
                 os.rmdir(os.path.dirname(path))
         except OSError:
             return
-
-
-class _TcpLink:
-    def __init__(self, endpoint: Endpoint, setup: ManagerSetup, context: zmq.Context[Any] | None) -> None:
-        import zmq
-
-        self._session = Session()
-        self._again = zmq.Again
-        self._noblock = zmq.NOBLOCK
-        self._own: zmq.Context[Any] | None = None
-        if context is None:
-            context = self._own = zmq.Context()
-        self._socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
-        for option, value in (
-            (zmq.SNDHWM, 0),
-            (zmq.RCVHWM, 0),
-            (zmq.RECONNECT_IVL, 50),
-            (zmq.RECONNECT_IVL_MAX, 1000),
-            (zmq.ROUTING_ID, b"\1" + secrets.token_bytes(15)),
-            (zmq.CURVE_SERVERKEY, endpoint.server_key or b""),
-            (zmq.CURVE_PUBLICKEY, setup.access.public_key),
-            (zmq.CURVE_SECRETKEY, setup.access.secret_key),
-        ):
-            self._socket.set(option, value)
-        self._socket.copy_threshold = _LARGE
-        self._socket.connect(endpoint.url)
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def receive(self) -> list[list[Frame]] | None:
-        # Its descriptor tells of a change only once: take all that there is.
-        messages: list[list[Frame]] = []
-        with contextlib.suppress(self._again):
-            while True:
-                message, again = self._session.unpack(self._socket.recv_multipart(self._noblock))
-                if message is not None:
-                    messages.append(message)
-                for frames in again:
-                    self._socket.send_multipart(frames, copy=False)
-        return messages
-
-    def due(self) -> float:
-        return math.inf
-
-    def trouble(self) -> str:
-        return ""
-
-    def send(self, frames: Sequence[Frame]) -> None:
-        self._socket.send_multipart(self._session.pack(frames), copy=False)
-
-    def close(self) -> None:
-        self._socket.close(linger=1000)
-        if self._own is not None:
-            self._own.term()

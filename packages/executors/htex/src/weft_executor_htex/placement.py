@@ -98,15 +98,12 @@ class InterchangeThread:
         self._thread.start()
 
     def wake(self) -> None:
-        # A port may hide from its descriptor that something has come when others send through it.
-        if self._client.urgent and self._server.shareable and self._do_alone(self._pull, wait=False):
+        if self._client.urgent and self._do_alone(self._pull, wait=False):
             return
         self._rouse()
 
     def flush(self) -> None:
         self._do_alone(self._pull, wait=True)
-        if not self._server.shareable:
-            self._rouse()
 
     def state(self) -> InterchangeState:
         states: list[InterchangeState] = []

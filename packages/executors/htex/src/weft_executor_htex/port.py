@@ -24,8 +24,8 @@ from collections.abc import Callable
 from functools import partial
 
 from .messages import Frame
-from .sequence import Session
-from .setup import RunKeys
+from .session import Session
+from .setup import Keys
 from .tls import BrokenError, TlsEnd, TlsStream
 
 __all__ = ["HELLO", "ID_SIZE", "NUMBERS", "Port"]
@@ -74,7 +74,7 @@ class Port:
     def __init__(
         self,
         selector: selectors.BaseSelector,
-        keys: RunKeys,
+        keys: Keys,
         deliver: Callable[[bytes, list[Frame]], object],
         away: Callable[[bytes], bool],
         patience: float,

@@ -1,7 +1,7 @@
 """An interchange, and its ends of the connections with managers. For one thread at a time.
 
 Managers on this machine come through a unix socket in a directory that only its owner can enter, which saves
-half of the time of a round trip; others through an encrypted TCP port, see ``router.py``.
+the encryption; others through a TCP port, see ``port.py``.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from . import descriptors
 from .connection import Connection
 from .interchange import Interchange
 from .messages import Frame, InterchangeState, Message
 from .selector import Selector
-from .setup import Endpoint, InterchangeSetup, Keys, ManagerAccess, RunKeys, boot_id
+from .setup import Endpoint, InterchangeSetup, Keys, ManagerAccess, boot_id
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from .port import Port
-    from .router import Router
 
-__all__ = ["Ready", "Server"]
+    Ready: TypeAlias = list[tuple[selectors.SelectorKey, int]]
 
-Ready: TypeAlias = "list[tuple[selectors.SelectorKey, int]]"
+__all__ = ["Server"]
 
 _DEAF = 1.0  # seconds without new connections when there are no descriptors for them
-_BUSY = 0.02  # ... and when there are as many handshakes as may be
+_BUSY = 0.02  # ... and when as many wait as may
 _ACCEPTS = 256  # connections in one go
 _BACKLOG = 4096
 _UNIX, _TCP = b"u", b"t"  # what addresses of managers begin with
@@ -44,9 +45,9 @@ _UNIX, _TCP = b"u", b"t"  # what addresses of managers begin with
 class Server:
     """Listens, and passes on what managers say. ``to_client`` gets what the interchange says.
 
-    Whoever drives it calls :meth:`prepare`, :meth:`wait` and :meth:`serve` in turn. ``shareable``: whether
-    something may be sent, while it waits, by another thread. The limit of open files of this process
-    is raised as far as it goes. Raises :class:`OSError` with nothing left open when it cannot listen.
+    Whoever drives it calls :meth:`prepare`, :meth:`wait` and :meth:`serve` in turn; while it waits,
+    another thread may send something. The limit of open files of this process is raised as far as it goes.
+    Raises :class:`OSError` with nothing left open when it cannot listen.
     """
 
     def __init__(
@@ -55,11 +56,9 @@ class Server:
         selector: Selector,
         to_client: Callable[[Message, Sequence[Frame]], None],
     ) -> None:
-        self._keys = Keys(b"", b"")
         self._listen_at = math.inf  # when to listen again, if that had to be interrupted
         self._peers: dict[bytes, Connection] = {}
         self._numbers = itertools.count()
-        self._router: Router | None = None
         self._port: Port | None = None
         self._listener: socket.socket | None = None
         descriptors.raise_limit()
@@ -70,9 +69,9 @@ class Server:
             if address is None:
                 endpoint = self._listen_here()
             elif setup.keys is None:
-                endpoint = self._listen_on(address)
+                raise OSError("the setup has an address for managers on other machines, but no keys")
             else:
-                endpoint = self._listen_apart(address, setup.keys, setup.heartbeat_threshold)
+                endpoint = self._listen_on(address, setup.keys, setup.heartbeat_threshold)
             self.interchange = Interchange(
                 to_client,
                 self.send,
@@ -89,8 +88,7 @@ class Server:
             self.close()
             raise
         identity = None if setup.keys is None else setup.keys.managers
-        self.access = ManagerAccess([endpoint], self._keys.public, self._keys.secret, identity)
-        self.shareable = self._router is None
+        self.access = ManagerAccess([endpoint], identity)
 
     def _listen_here(self) -> Endpoint:
         path = os.path.join(self._directory, "interchange")
@@ -101,7 +99,7 @@ class Server:
         self._listen()
         return Endpoint(f"unix://{path}", boot_id=boot_id())
 
-    def _listen_apart(self, address: str, keys: RunKeys, threshold: float) -> Endpoint:
+    def _listen_on(self, address: str, keys: Keys, threshold: float) -> Endpoint:
         from .port import Port
 
         self._port = Port(self._selector, keys, self._from_port, self._away, threshold / 3)
@@ -115,20 +113,10 @@ class Server:
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
-    def _listen_on(self, address: str) -> Endpoint:
-        from .router import Router
-
-        self._keys = Keys.make()
-        self._router = Router(address, self._keys)
-        for descriptor in self._router.descriptors():
-            self._selector.register(descriptor, selectors.EVENT_READ, _ignore)
-        return self._router.endpoint
-
     def state(self) -> InterchangeState:
         """What there is to tell of it."""
         interchange = self.interchange
-        transport = self._router or self._port
-        refused = {} if transport is None else dict(transport.refused)
+        refused = {} if self._port is None else dict(self._port.refused)
         return InterchangeState(interchange.blocks(), dict(interchange.malformed), refused)
 
     # -- rounds -------------------------------------------------------------------------------------------
@@ -144,8 +132,6 @@ class Server:
             self._listen_again()
         if self._port is not None:
             due = min(due, self._port.tick())
-        if self._router is not None:
-            due = self._serve_router(self._router, due)
         return max(0.0, due - time.monotonic())
 
     def wait(self, seconds: float) -> Ready:
@@ -156,23 +142,6 @@ class Server:
         """Take what has come."""
         for key, mask in ready:
             key.data(mask)
-
-    def _serve_router(self, router: Router, due: float) -> float:
-        """Take what came to the port. Returns when to come back at the latest."""
-        now = time.monotonic()
-        if router.probe_at is not None and now >= router.probe_at:
-            self.interchange.probe()
-            router.probed(time.monotonic() - now)
-        if router.full:
-            router.full = False
-            self._interrupt_router()
-        # The last thing: sending may hide from the descriptor that something has come.
-        if router.pump(self._from_router):
-            return 0.0
-        return due if router.probe_at is None else min(due, router.probe_at)
-
-    def _from_router(self, address: bytes, frames: list[Frame]) -> None:
-        self.interchange.from_manager(_TCP + address, frames)
 
     def _from_port(self, identity: bytes, frames: list[Frame]) -> None:
         self.interchange.from_manager(_TCP + identity, frames)
@@ -215,16 +184,9 @@ class Server:
     def _tell_exhausted(self) -> None:
         self.interchange.trouble(f"a manager cannot connect: {descriptors.remedy()}")
 
-    def _interrupt_router(self) -> None:
-        self._listen_at = time.monotonic() + _DEAF
-        self._tell_exhausted()
-
     def _listen_again(self) -> None:
         self._listen_at = math.inf
-        if self._listener is not None:
-            self._listen()
-        elif self._router is not None and not self._router.listen():
-            self._listen_at = time.monotonic() + _DEAF
+        self._listen()
 
     def connect(
         self,
@@ -249,8 +211,6 @@ class Server:
         if address[:1] == _TCP:
             if self._port is not None:
                 self._port.send(address[1:], frames)
-            elif self._router is not None and not self._router.send(address[1:], frames):
-                self.interchange.disconnected(address)
             return
         peer = self._peers.get(address)
         if peer is not None:
@@ -258,9 +218,8 @@ class Server:
 
     def dismiss(self, address: bytes, frames: list[Frame]) -> None:
         """Send a manager its last message."""
-        transport = self._router or self._port
-        if transport is not None and address[:1] == _TCP:
-            transport.dismiss(address[1:], frames)
+        if self._port is not None and address[:1] == _TCP:
+            self._port.dismiss(address[1:], frames)
         else:
             self.send(address, frames)
 
@@ -272,9 +231,8 @@ class Server:
         if self._port is not None:
             self._port.close()
         self._selector.close()
-        for end in (self._listener, self._router):
-            if end is not None:
-                end.close()
+        if self._listener is not None:
+            self._listener.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
@@ -286,7 +244,3 @@ def _make_listener() -> socket.socket:
                 ("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG
             )
     return socket.create_server(("", 0), backlog=_BACKLOG)
-
-
-def _ignore(mask: int) -> None:
-    """What came to the port is taken in every round."""

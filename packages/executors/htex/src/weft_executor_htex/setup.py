@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -20,24 +19,9 @@ __all__ = [
     "Keys",
     "ManagerAccess",
     "ManagerSetup",
-    "RunKeys",
     "boot_id",
     "user_path",
 ]
-
-
-class Keys(NamedTuple):
-    """The public and secret halves of a key pair, as text."""
-
-    public: bytes
-    secret: bytes
-
-    @classmethod
-    def make(cls) -> Keys:
-        """A new pair."""
-        import zmq
-
-        return cls(*zmq.curve_keypair())
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -50,7 +34,7 @@ class Identity(msgspec.Struct, frozen=True):
         return "Identity(...)"  # which is no place for a secret
 
 
-class RunKeys(msgspec.Struct, frozen=True):
+class Keys(msgspec.Struct, frozen=True):
     """Those of a run: the interchange's, and that of all managers."""
 
     interchange: Identity
@@ -65,17 +49,14 @@ class Endpoint(msgspec.Struct, frozen=True):
     """
 
     url: str
-    server_key: bytes | None = None
     boot_id: str | None = None
     certificate: str | None = None
 
 
 class ManagerAccess(msgspec.Struct, frozen=True):
-    """How managers reach the interchange: where it listens, and the keys that all of them have."""
+    """How managers reach the interchange: where it listens, and who all of them are there."""
 
     endpoints: list[Endpoint]
-    public_key: bytes = b""
-    secret_key: bytes = b""
     identity: Identity | None = None
 
 
@@ -83,6 +64,7 @@ class InterchangeSetup(msgspec.Struct, frozen=True, kw_only=True):
     """How an interchange is to work. See :class:`HighThroughputExecutor` for what is said there, too.
 
     selector: pickled, for one that lives elsewhere; it comes from the client, and through its stream alone.
+    address, keys: where managers on other machines reach it, and the keys of the run, needed for them.
     remainder: see :class:`Interchange`; one that lives elsewhere keeps some blobs, so that they need not come
     again.
     """
@@ -91,7 +73,7 @@ class InterchangeSetup(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_threshold: float
     prefetch: int = 0
     address: str | None = None
-    keys: RunKeys | None = None
+    keys: Keys | None = None
     selector: bytes = b""
     remainder: int = 0
 

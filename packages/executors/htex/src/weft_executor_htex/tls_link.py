@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from .messages import Frame
 from .port import HELLO, ID_SIZE, NUMBERS
-from .sequence import Session
+from .session import Session
 from .setup import Endpoint, ManagerAccess
 from .tls import BrokenError, TlsEnd, TlsStream
 

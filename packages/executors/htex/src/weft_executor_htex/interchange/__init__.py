@@ -407,12 +407,6 @@ class Interchange:
         self._suspects[manager.address] = manager
         self._next_loss = min(self._next_loss, manager.back_by)
 
-    def probe(self) -> None:
-        """A connection broke, nobody knows whose: see who can still be reached."""
-        beat = encode(Heartbeat())
-        for manager in list(self.roster):
-            self._to_manager(manager.address, beat)
-
     def trouble(self, reason: str) -> None:
         """Something keeps managers away, says the transport."""
         self._to_client(Trouble(reason), ())
