@@ -24,7 +24,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import msgspec
 import pytest
 from weft_executor_htex import messages
-from weft_executor_htex.setup import ManagerAccess, ManagerSetup
+from weft_executor_htex.setup import Identity, ManagerAccess, ManagerSetup
 from weft_executor_htex.stream import StreamReader, pack
 from weft_interfaces import (
     BlockLostError,
@@ -451,7 +451,7 @@ def test_huge_messages_from_a_manager_cost_nothing(site: Any, recorder: Any) -> 
 
 def test_the_setup_survives_its_journey() -> None:
     setup = ManagerSetup(
-        access=ManagerAccess([], b"p", b"s"),
+        access=ManagerAccess([], Identity("certificate", "key")),
         block="b",
         workers=3,
         heartbeat_threshold=1.0,

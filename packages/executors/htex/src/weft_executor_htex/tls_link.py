@@ -33,7 +33,7 @@ def make_end(endpoint: Endpoint, access: ManagerAccess) -> TlsEnd:
 class TlsLink:
     """See :class:`~.link.Link`. Its ``fileno`` stays the same however often it connects.
 
-    ``place``: host and port. ``threshold``: seconds; a third of it is waited for an answer of each address.
+    ``place``: host and port. ``threshold``: seconds; for a tenth of it, each address may take to answer.
     """
 
     def __init__(self, place: str, end: TlsEnd, threshold: float) -> None:
@@ -107,7 +107,7 @@ class TlsLink:
     # -- connections ----------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        self._due = time.monotonic() + self._threshold / 3
+        self._due = time.monotonic() + max(1.0, self._threshold / 10)
         connection = None
         try:
             family, address = self._next_address()
