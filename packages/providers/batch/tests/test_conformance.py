@@ -79,11 +79,11 @@ class FakeSuite(ProviderSuite):
             self.wait_for(provider, job, JobState.RUNNING)
 
     def test_a_slow_answer_is_no_end(self) -> None:
-        provider = self.make_provider(command_timeout=1)
+        provider, impatient = self.make_provider(), self.make_provider(command_timeout=1)
         with self.running_job(provider) as job:
             self.fake.settings(slow=2)
             self.clock.now += 100
-            status = self.ask(provider, job)
+            status = self.ask(impatient, job)
             assert status.state is JobState.UNKNOWN
             assert "no answer within 1 s" in status.reason
             self.fake.settings()
