@@ -36,7 +36,8 @@ class SSHChannel(ShellChannel):
     keepalive, connect_timeout: seconds. environment: variables for every command.
 
     Methods may be called from any thread. Two channels are equal if they lead to the same user, host and
-    port on the same way. Raises :class:`~weft_interfaces.ConfigError` for settings that cannot be.
+    port on the same way, with the same ``environment``. Raises :class:`~weft_interfaces.ConfigError` for
+    settings that cannot be.
     """
 
     def __init__(
@@ -86,14 +87,13 @@ class SSHChannel(ShellChannel):
         return f"<{type(self).__name__} {self._connection.destination}{way}>"
 
     def __eq__(self, other: object) -> bool:
-        return (
-            self._connection.path == other._connection.path
-            if isinstance(other, SSHChannel)
-            else NotImplemented
-        )
+        return self._key() == other._key() if isinstance(other, SSHChannel) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._connection.path)
+        return hash(self._key())
+
+    def _key(self) -> tuple[object, ...]:
+        return self._connection.path, frozenset(self._environment.items())
 
     def __enter__(self) -> Self:
         """Connect, so that whoever has to be asked is asked here."""

@@ -189,7 +189,9 @@ class Connection:
             self._refusal = error
             raise
         except ChannelError as error:
-            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**self._failures) * random.uniform(0.75, 1.25)
+            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 10)) * random.uniform(
+                0.75, 1.25
+            )
             self._failures += 1
             self._lost, self._not_before = error, time.monotonic() + pause
             raise
