@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 import time
@@ -277,6 +278,28 @@ def test_a_connection_that_is_cut_during_authentication(servers: SshServers, ope
 
     hello(open_channel("otp", prompts=person))
     assert cuts == [1]
+
+
+def test_a_put_that_is_cut_goes_on_and_its_file_is_whole(
+    servers: SshServers, open_channel: Open, tmp_path: Path
+) -> None:
+    channel = open_channel("key")
+    hello(channel)
+    data = bytes(range(256)) * 200_000
+    (tmp_path / "file").write_bytes(data)
+    putting = threading.Thread(target=channel.put, args=(tmp_path / "file", "there"))
+    putting.start()
+
+    def under_way() -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return any(part.stat().st_size > 1_000_000 for part in servers.home.glob(".weft-*.part"))
+        return False
+
+    wait_until("some of it is there", under_way)
+    assert servers["key"].cut() == 1
+    putting.join(60)
+    assert (servers.home / "there").read_bytes() == data
+    assert not list(servers.home.glob(".weft-*"))
 
 
 # -- how much, how fast -------------------------------------------------------------------------------------

@@ -552,6 +552,12 @@ def test_waiting_is_bounded(site: Any) -> None:
     session.close()
 
 
+def test_channels_with_other_environments_are_not_equal(site: Any) -> None:
+    assert site.channel(environment={"A": "1"}) == site.channel(environment={"A": "1"})
+    assert site.channel(environment={"A": "1"}) != site.channel()
+    assert len({site.channel(), site.channel(), site.channel(environment={"A": "1"})}) == 2
+
+
 # -- jump hosts ---------------------------------------------------------------------------------------------
 
 
