@@ -27,7 +27,7 @@ from weft_interfaces import (
     Provider,
     ProviderError,
 )
-from weft_interfaces.testing import ProviderSuite
+from weft_interfaces.testing import ArrayProviderSuite
 from weft_provider_batch import GridEngineProvider
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(120)]
@@ -76,13 +76,13 @@ def site(cluster: GridEngine, tmp_path: Path) -> Iterator[Site]:
     cluster.clear()
 
 
-class TestGridEngineProvider(ProviderSuite):
+class TestGridEngineProvider(ArrayProviderSuite):
     @pytest.fixture(autouse=True)
     def _site(self, site: Site) -> None:
         self.site = site
 
     def make_provider(self) -> Provider:
-        return self.site.provider()
+        return self.site.provider(arrays=True)
 
     def directory(self) -> str:
         return "suite's runs"

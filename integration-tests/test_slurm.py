@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import weft
 from servers.job import run_refused, wait_for
-from servers.process import ServerError, program
+from servers.process import ServerError, program, wait_until
 from servers.shims import Shims
 from servers.slurm import Slurm, slurm
 from weft_channel_local import LocalChannel
@@ -28,7 +29,7 @@ from weft_interfaces import (
     Provider,
     ProviderError,
 )
-from weft_interfaces.testing import ProviderSuite, RootedChannel
+from weft_interfaces.testing import ArrayProviderSuite, ProviderSuite, RootedChannel
 from weft_provider_batch import SlurmProvider
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(180)]
@@ -123,8 +124,11 @@ class SlurmSuite(ProviderSuite):
         self.site.shims.restore("squeue")
 
 
-class TestSlurmProvider(SlurmSuite):
-    """On this machine."""
+class TestSlurmProvider(SlurmSuite, ArrayProviderSuite):
+    """On this machine, also with arrays."""
+
+    def make_provider(self) -> Provider:
+        return self.site.provider(arrays=True)
 
 
 class TestFarSlurmProvider(ProviderSuite):
@@ -480,6 +484,47 @@ def test_an_answer_that_is_no_answer_ends_nothing(site: Site) -> None:
     assert "heading" in status.reason
     site.shims.restore("squeue")
     wait_for(provider, job, JobState.RUNNING)
+
+
+# -- arrays ---
+
+
+def test_a_lost_answer_to_an_array_doubles_nothing(site: Site) -> None:
+    specs = [site.job() for _ in range(3)]
+    site.shims.before("sbatch", '"$real" "$@" >/dev/null; exit 1')
+    with pytest.raises(ProviderError):
+        site.provider(arrays=True).submit_array(specs)
+    provider = site.provider(arrays=True, channel=LocalChannel(site.home, site.environment))
+    jobs = provider.submit_array(specs)
+    assert site.shims.calls("sbatch") == 1
+    assert len({job.partition("_")[0] for job in jobs.values()}) == 1
+    assert sorted(provider.find(site.job().tag)) == sorted(jobs.values())
+
+
+def test_an_array_that_is_refused_names_the_option(site: Site) -> None:
+    with pytest.raises(ConfigError, match="invalid partition") as caught:
+        site.provider(arrays=True, partition="nope").submit_array([site.job(), site.job()])
+    assert caught.value.key == "partition"
+    assert list((site.home / "runs/a run").glob("*")) == []
+
+
+@weft.task
+def block_of(folder: Path) -> str:
+    """The block that runs it, once three of them are at work."""
+    block = os.environ["WEFT_BLOCK_ID"]
+    (folder / block).touch()
+    wait_until("three blocks are at work", lambda: len(list(folder.iterdir())) == 3)
+    return block
+
+
+def test_blocks_that_a_run_begins_with_are_one_submission(site: Site, tmp_path: Path) -> None:
+    (folder := tmp_path / "blocks").mkdir()
+    blocks = weft.Blocks(provider=site.provider(arrays=True), walltime=600, cpus=1, min=3, init=3, max=3)
+    executor = weft.HighThroughputExecutor(blocks=blocks, workers_per_node=1)
+    with weft.run(weft.Config(executors=[executor], run_dir=tmp_path / "runs")):
+        blocks_of = weft.gather([block_of(folder) for _ in range(3)]).result(timeout=90)
+    assert len(set(blocks_of)) == 3
+    assert site.shims.calls("sbatch") == 1
 
 
 # -- many ---------------------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from servers.host import Host, Network, network
+from servers.job import wait_for
 from servers.process import processes_with
 from servers.slurm import Slurm, slurm
 from weft_channel_local import LocalChannel
-from weft_interfaces import BlockShape, JobId, JobSpec, JobState, JobStatus, Provider
+from weft_interfaces import BlockShape, JobId, JobSpec, JobState, Provider
 from weft_provider_batch import SlurmProvider
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(120)]
@@ -49,16 +50,6 @@ def running(provider: Provider, hosts: Network) -> tuple[JobId, Host]:
     status = wait_for(provider, job, JobState.RUNNING)
     (host,) = (host for host in hosts.hosts if (host.name,) == status.hosts)
     return job, host
-
-
-def wait_for(provider: Provider, job: JobId, *states: JobState, timeout: float = 60.0) -> JobStatus:
-    begun = time.monotonic()
-    while (status := provider.status([job])[job]).state not in states:
-        assert not status.state.terminal, status
-        assert time.monotonic() < begun + timeout, status
-        time.sleep(0.2)
-    print(f"measured: {status.state.value} ({status.reason}) after {time.monotonic() - begun:.1f} s")
-    return status
 
 
 def test_a_host_that_loses_its_power_is_a_node_failure(provider: SlurmProvider, hosts: Network) -> None:

@@ -116,10 +116,11 @@ class Rig:
         limits: ScalerLimits = LIMITS,
         labels: Sequence[str] = ("htex",),
         tag: str | None = None,
+        provider_type: Callable[..., Any] = Provider,
         **blocks: Any,
     ) -> None:
         self.clock = ManualClock()
-        self.provider = Provider(self.clock, queue_time)
+        self.provider = provider_type(self.clock, queue_time)
         settings = Blocks(provider=self.provider, **{"init": 0, "max": 4, **blocks})
         self.executors = [Executor(settings, label, self.clock, slots) for label in labels]
         self.executor = self.executors[0]
@@ -214,6 +215,53 @@ def test_first_blocks_are_asked_for_in_the_first_tick(make: MakeRig) -> None:
     assert rig.provider.calls == ["submit", "submit"]
     rig.tick()
     assert rig.provider.calls == ["submit", "submit", "status"]
+
+
+class Arrays(Provider):
+    """Takes three jobs at once."""
+
+    array_size = 3
+
+    def __init__(self, clock: ManualClock, queue_time: float | None = None) -> None:
+        super().__init__(clock, queue_time)
+        self.arrays: list[list[str]] = []
+
+    def submit_array(self, specs: Sequence[JobSpec]) -> Mapping[str, JobId]:
+        self.arrays.append([spec.id[-1] for spec in specs])
+        if self.error is not None:
+            raise self.error
+        return {spec.id: InMemoryProvider.submit(self, spec) for spec in specs}
+
+
+def test_blocks_are_asked_for_together_where_the_batch_system_takes_them_so(make: MakeRig) -> None:
+    rig = make(init=7, max=7, provider_type=Arrays)
+    rig.tick()
+    assert rig.provider.arrays == [["1", "2", "3"], ["4", "5", "6"]]
+    assert [spec.id[-1] for spec in rig.provider.submits] == ["7"]
+    assert len([event for event in rig.events if event.kind == "block.requested"]) == 7
+    assert len(rig.scaler.view()[0].jobs) == 7
+
+
+def test_blocks_that_are_refused_together_are_tried_again_together(make: MakeRig) -> None:
+    rig = make(init=3, max=3, provider_type=Arrays)
+    rig.provider.error = ProviderError("QOSMaxSubmitJobPerUserLimit")
+    rig.ticks(3, 1.0)
+    rig.provider.error = None
+    rig.ticks(10, 1.0)
+    assert rig.provider.arrays == [["1", "2", "3"]] * 3
+    refused = [event.data for event in rig.events if event.kind == "block.refused"]
+    assert [data["retry_in"] for data in refused] == [1.0] * 3 + [2.0] * 3
+    assert len(rig.scaler.view()[0].jobs) == 3
+
+
+def test_blocks_that_are_refused_for_good_end_together(make: MakeRig) -> None:
+    rig = make(init=3, max=3, provider_type=Arrays)
+    rig.provider.error = ConfigError("no such partition")
+    rig.ticks(3, 1.0)
+    assert rig.provider.arrays == [["1", "2", "3"]]
+    assert len(rig.executor.ended) == 3
+    (reason,) = rig.executor.hopeless
+    assert reason.startswith("3 blocks, run1-htex-1 to run1-htex-3, were refused for good")
 
 
 def test_the_job_is_what_launcher_and_executor_say(make: MakeRig) -> None:

@@ -37,6 +37,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ._interfaces import (
+    ArrayProvider,
     BlockExecutor,
     BlockLoad,
     Blocks,
@@ -354,9 +355,7 @@ class Scaler:
             self._look_at(block, demand.blocks.get(block.id, _NO_LOAD), now)
         if not self._frozen:
             self._decide(fleet, demand, now)
-        for block in fleet.live():
-            if self._may_submit(block):
-                self._submit(block)
+        self._submit_all(fleet)
 
     def _look_at(self, block: _Block, load: BlockLoad, now: float) -> None:
         before, block.load = block.load, load
@@ -462,33 +461,59 @@ class Scaler:
         waiting = block.job is None and not block.reported
         return waiting and not self._frozen and self._clock() >= block.fleet.submit_at
 
-    def _submit(self, block: _Block) -> None:
-        fleet = block.fleet
-        with self._calling(fleet.site, f"the submission of block {block.id}"):
-            refusal = self._try_to_submit(block)
+    def _submit_all(self, fleet: _Fleet) -> None:
+        """What waits for it: by one, or as many at once as the batch system takes."""
+        provider = fleet.site.provider
+        size = max(1, provider.array_size) if isinstance(provider, ArrayProvider) else 1
+        waiting = [block for block in fleet.live() if self._may_submit(block)]
+        for start in range(0, len(waiting), size):
+            # An earlier refusal may have put off, or ended, those that come after it.
+            some = [block for block in waiting[start : start + size] if self._may_submit(block)]
+            if some:
+                self._submit(fleet, some)
+
+    def _submit(self, fleet: _Fleet, blocks: Sequence[_Block]) -> None:
+        what, was = f"block {blocks[0].id}", "was"
+        if len(blocks) > 1:
+            what, was = f"{len(blocks)} blocks, {blocks[0].id} to {blocks[-1].id},", "were"
+        with self._calling(fleet.site, f"the submission of {what}"):
+            refusal = self._try_to_submit(fleet, blocks)
         if refusal is None:
             fleet.accepted()
-            self._tell("block.requested", block, reason=fleet.decision, nodes=fleet.settings.nodes)
+            for block in blocks:
+                self._tell("block.requested", block, reason=fleet.decision, nodes=fleet.settings.nodes)
         elif isinstance(refusal, InputError):
-            self._stop(fleet, f"block {block.id} was refused for good: {_words(refusal)}", final=True)
+            self._stop(fleet, f"{what} {was} refused for good: {_words(refusal)}", final=True)
         else:
-            self._refused(block, _words(refusal))
+            self._refused(fleet, blocks, _words(refusal))
 
-    def _try_to_submit(self, block: _Block) -> Exception | None:
+    def _try_to_submit(self, fleet: _Fleet, blocks: Sequence[_Block]) -> Exception | None:
+        provider = fleet.site.provider
         try:
-            # The same specification each time: should the last answer have been lost, the job is found again.
-            block.spec = block.spec or self._spec(block)
-            block.job = block.fleet.site.provider.submit(block.spec)
+            for block in blocks:
+                # The same specification each time: should the last answer have been lost, the job is found.
+                block.spec = block.spec or self._spec(block)
+            specs = [block.spec for block in blocks if block.spec is not None]
+            if len(specs) > 1 and isinstance(provider, ArrayProvider):
+                jobs = dict(provider.submit_array(specs))
+            else:
+                jobs = {spec.id: provider.submit(spec) for spec in specs}
+            for block in blocks:
+                block.job = jobs[block.id]
         except Exception as error:  # noqa: BLE001 - a provider's bug must not end the thread
+            for block in blocks:
+                block.job = None
             return error
-        block.status = _SUBMITTED
+        for block in blocks:
+            block.status = _SUBMITTED
         return None
 
-    def _refused(self, block: _Block, reason: str) -> None:
-        fleet, now = block.fleet, self._clock()
+    def _refused(self, fleet: _Fleet, blocks: Sequence[_Block], reason: str) -> None:
+        now = self._clock()
         refused_for = fleet.refused(now, self._limits)
-        block.status = replace(_NOT_SUBMITTED, reason=f"submission refused: {reason}")
-        self._tell("block.refused", block, reason=reason, retry_in=fleet.submit_at - now)
+        for block in blocks:
+            block.status = replace(_NOT_SUBMITTED, reason=f"submission refused: {reason}")
+            self._tell("block.refused", block, reason=reason, retry_in=fleet.submit_at - now)
         if refused_for >= self._limits.patience and not any(other.job for other in fleet.live()):
             tried = f"{fleet.refusals} submissions in {refused_for:.0f} s were refused"
             self._stop(fleet, f"{tried}; the last one: {reason}", final=True)

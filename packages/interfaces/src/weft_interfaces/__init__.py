@@ -77,7 +77,16 @@ if TYPE_CHECKING:
         ScalingState,
     )
     from .pool import ExecutorPool, as_pool
-    from .provider import BaseProvider, JobId, JobSpec, JobState, JobStatus, Provider, ScriptProvider
+    from .provider import (
+        ArrayProvider,
+        BaseProvider,
+        JobId,
+        JobSpec,
+        JobState,
+        JobStatus,
+        Provider,
+        ScriptProvider,
+    )
     from .resources import Resources
     from .serializer import FunctionPayload, Serializer
     from .shared import Shared
@@ -87,6 +96,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCHEMA_VERSION",
+    "ArrayProvider",
     "AuthenticationNeededError",
     "BaseChannel",
     "BaseEventSink",
@@ -211,7 +221,7 @@ _NAMES = {
         "ScalingPolicy ScalingState"
     ),
     "pool": "ExecutorPool as_pool",
-    "provider": "BaseProvider JobId JobSpec JobState JobStatus Provider ScriptProvider",
+    "provider": "ArrayProvider BaseProvider JobId JobSpec JobState JobStatus Provider ScriptProvider",
     "resources": "Resources",
     "serializer": "FunctionPayload Serializer",
     "shared": "Shared",

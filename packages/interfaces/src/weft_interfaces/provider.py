@@ -11,7 +11,16 @@ if TYPE_CHECKING:
     from .block import BlockShape
     from .channel import Channel
 
-__all__ = ["BaseProvider", "JobId", "JobSpec", "JobState", "JobStatus", "Provider", "ScriptProvider"]
+__all__ = [
+    "ArrayProvider",
+    "BaseProvider",
+    "JobId",
+    "JobSpec",
+    "JobState",
+    "JobStatus",
+    "Provider",
+    "ScriptProvider",
+]
 
 JobId = NewType("JobId", str)
 
@@ -140,6 +149,24 @@ class ScriptProvider(Provider, Protocol):
 
     def script(self, spec: JobSpec) -> str:
         """What would be submitted for a job; nothing is, and nobody is asked. Raises :class:`ConfigError`."""
+
+
+@runtime_checkable
+class ArrayProvider(Provider, Protocol):
+    """A provider whose batch system takes several jobs with one submission."""
+
+    @property
+    def array_size(self) -> int:
+        """How many jobs one submission takes at most. 1: they are to be submitted one by one."""
+
+    def submit_array(self, specs: Sequence[JobSpec]) -> Mapping[str, JobId]:
+        """Submit jobs of one shape, directory and tag, at most ``array_size``; the queue may show all of them
+        under the first one's name.
+
+        Returning: the batch system has all of them; their ids, by ``spec.id``. Raising as ``submit`` does: it
+        has none of those that it did not have before. Calls with a ``spec.id`` that was given before, here or
+        to ``submit``, give the same job.
+        """
 
 
 class BaseProvider:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from weft_interfaces import BlockShape, ConfigError, JobId, JobSpec, JobState
 from weft_provider_batch import GridEngineProvider
+from weft_provider_batch.array import array_id
 from weft_provider_batch.host import Answer
 
 pytestmark = pytest.mark.once
@@ -18,7 +20,7 @@ ROW = """\
 <job_list state="{kind}"><JB_job_number>{job}</JB_job_number><JB_name>{name}</JB_name>
 <JB_owner>root</JB_owner>
 <state>{state}</state><JAT_start_time>2026-11-25T21:43:23</JAT_start_time><queue_name>{queue}</queue_name>
-<master>{master}</master><slots>1</slots><full_job_name>{name}</full_job_name>
+<master>{master}</master><slots>1</slots>{tasks}<full_job_name>{name}</full_job_name>
 <hard_request name="h_rt" resource_contribution="0.000000">100</hard_request></job_list>
 """
 # As 8.1.9 wrote them, some fields left out.
@@ -44,7 +46,15 @@ def answer(stdout: str, status: int = 0, stderr: str = "") -> Answer:
 
 
 def listing(*rows: dict[str, Any]) -> str:
-    defaults = {"kind": "running", "job": 1, "name": "toy", "state": "r", "queue": "", "master": ""}
+    defaults = {
+        "kind": "running",
+        "job": 1,
+        "name": "toy",
+        "state": "r",
+        "queue": "",
+        "master": "",
+        "tasks": "",
+    }
     body = "".join(ROW.format(**{**defaults, **row}) for row in rows)
     return f"Welcome 5\n<?xml version='1.0'?>\n<job_info ><queue_info>{body}</queue_info></job_info>\nbye"
 
@@ -168,3 +178,25 @@ def test_deleting_what_is_not_there_is_no_error(said: str, status: int, fine: bo
 def test_the_answer_to_a_submission() -> None:
     assert GridEngineProvider().parse_submit("hello 4\n12\nbye") == JobId("12")
     assert GridEngineProvider().parse_submit("Your job") is None
+
+
+def test_elements_of_an_array_are_jobs_of_their_own() -> None:
+    """Those that wait share a row, one that runs has its own."""
+    provider = GridEngineProvider(arrays=True)
+    assert provider.parse_submit("123.1-4:1\n") == "123"
+    assert provider.array_elements(JobId("123"), 2) == ["123.1", "123.2"]
+    label = quote(array_id(["b-1", "b-2", "b-3", "b-4"]), safe="")
+    rows = [
+        {"job": 123, "name": f"toy.weft.tag.{label}", "state": state, "tasks": f"<tasks>{tasks}</tasks>"}
+        for state, tasks in (("r", "2"), ("qw", "1,3-4:1"))
+    ]
+    found = {job.id: (job.spec_id, job.state) for job in provider.parse_queue(answer(listing(*rows)))}
+    assert found == {
+        "123.2": ("b-2", JobState.RUNNING),
+        "123.1": ("b-1", JobState.PENDING),
+        "123.3": ("b-3", JobState.PENDING),
+        "123.4": ("b-4", JobState.PENDING),
+    }
+    text = ACCOUNT.format(job=123, failed="0", status="0") + "taskid       3\nweft-end\n"
+    (past,) = provider.parse_accounting(answer(text)) or ()
+    assert past.id == "123.3"

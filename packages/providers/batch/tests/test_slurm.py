@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import shlex
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from weft_interfaces import BlockShape, ConfigError, JobId, JobState
 from weft_provider_batch import SlurmProvider
+from weft_provider_batch.array import array_id, element_of
 from weft_provider_batch.host import Answer
 from weft_provider_batch.hostlist import expand_hosts
 
@@ -27,7 +30,7 @@ weft|3|PENDING|PartitionTimeLimit|N/A|N/A||weft:x%20y:id1|a b|c
 weft|18|PENDING|job requeued in held state|1795642500|N/A||(null)|weft-test
 """
 ACCOUNTS = """\
-JobIDRaw|State|ExitCode|Start|End|NodeList
+JobID|State|ExitCode|Start|End|NodeList
 12|CANCELLED by 0|0:15|1795641177|1795641182|n1
 13|NODE_FAIL|0:0|1795641177|1795641182|n[1-2]
 14|FAILED|3:0|1795641177|1795641182|n1
@@ -193,3 +196,30 @@ def directives_of(make: Any, directory: str) -> str:
 )
 def test_lists_of_hosts(text: str, hosts: tuple[str, ...]) -> None:
     assert expand_hosts(text) == hosts
+
+
+def test_an_array_is_a_script_that_runs_the_scripts_of_its_elements(toy: Any, make: Any) -> None:
+    toy.command("sbatch", 'cat "$2" >submitted; echo 123')
+    provider = SlurmProvider(channel=toy, arrays=True)
+    specs = [make.spec(id=f"run-{number}") for number in (7, 8, 12)]
+    assert dict(provider.submit_array(specs)) == {"run-7": "123_0", "run-8": "123_1", "run-12": "123_2"}
+    script = (toy.home / "submitted").read_text()
+    assert "#SBATCH --array=0-2\n" in script
+    assert f"  1) exec /bin/bash {shlex.quote(f'{toy.home}/runs/run-8.sh')} ;;\n" in script
+    (comment,) = re.findall(r"--comment=(\S+)", script)
+    rows = [f"123_{number}|RUNNING|None|0|0|n1|{comment}|toy" for number in range(4)]
+    head = QUEUE.partition("\n")[0]
+    listed = provider.parse_queue(answer("\n".join([head, *(f"weft|{row}" for row in rows)])))
+    assert [job.spec_id for job in listed] == ["run-7", "run-8", "run-12", ""]
+    element = (toy.home / "runs/run-12.sh").read_text()
+    assert 'weft_job="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"' in element
+
+
+def test_without_arrays_each_block_is_submitted_by_itself() -> None:
+    assert SlurmProvider().array_size == 1
+    assert SlurmProvider(arrays=True).array_size > 1
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="/\0\n")), min_size=2, unique=True))
+def test_the_id_of_an_array_holds_those_of_its_elements(ids: list[str]) -> None:
+    assert [element_of(array_id(ids), number) for number in range(len(ids) + 1)] == [*ids, ""]

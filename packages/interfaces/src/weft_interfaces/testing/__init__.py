@@ -31,7 +31,7 @@ from .memo import MemoHasherSuite, MemoStoreSuite
 from .memoizer import MemoizerSuite
 from .policy import DependencyResolverSuite, RetryPolicySuite, ScalingPolicySuite
 from .pool import PoolSuite
-from .provider import ProviderSuite
+from .provider import ArrayProviderSuite, ProviderSuite
 from .rooted import RootedChannel
 from .serializer import SerializerSuite
 from .staging import StagingSuite
@@ -41,6 +41,7 @@ __all__ = [
     "ORDER",
     "PICKLING",
     "PROCESSES",
+    "ArrayProviderSuite",
     "BlockExecutorSuite",
     "ChannelSuite",
     "DependencyResolverSuite",

@@ -7,12 +7,13 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from ..block import BlockShape
-from ..provider import JobId, JobSpec, JobState, JobStatus, Provider
+from ..provider import ArrayProvider, JobId, JobSpec, JobState, JobStatus, Provider
 from .check import skip
 
-__all__ = ["ProviderSuite"]
+__all__ = ["ArrayProviderSuite", "ProviderSuite"]
 
 
 class ProviderSuite:
@@ -235,3 +236,60 @@ class ProviderSuite:
         provider.close()
         provider.close()
         assert not state.terminal, f"a job that sleeps has not ended: {state}"
+
+
+class ArrayProviderSuite(ProviderSuite):
+    """The same for an :class:`ArrayProvider` that takes several jobs at once."""
+
+    def specs(self, *commands: Sequence[str], tag: str = "") -> list[JobSpec]:
+        """Small jobs that can be one submission."""
+        first = self.spec(tag=tag)
+        return [
+            replace(first, id=f"suite-{uuid.uuid4().hex}", command=command, input=str(number).encode())
+            for number, command in enumerate(commands)
+        ]
+
+    def array(self) -> ArrayProvider:
+        """A provider that takes three jobs at once."""
+        provider = self.make_provider()
+        assert isinstance(provider, ArrayProvider), f"it is no ArrayProvider: {provider!r}"
+        assert provider.array_size >= 3, f"it takes {provider.array_size} jobs at once, the suite submits 3"
+        return provider
+
+    def test_each_job_of_an_array_has_its_own_command_input_and_end(self) -> None:
+        provider = self.array()
+        script = 'read number; [ "$number" = "$0" ] || exit 99; exit "$1"'
+        specs = self.specs(*(["sh", "-c", script, str(number), str(number + 3)] for number in range(3)))
+        jobs = provider.submit_array(specs)
+        assert list(jobs) == [spec.id for spec in specs], "each specification has a job in the answer"
+        assert len(set(jobs.values())) == 3, f"each has a job of its own: {jobs}"
+        for number, spec in enumerate(specs):
+            status = self.wait_for(provider, jobs[spec.id], JobState.FAILED)
+            assert status.exit_code in (number + 3, None), f"its command ended with {number + 3}: {status}"
+
+    def test_a_job_of_an_array_is_the_same_when_it_is_submitted_again(self) -> None:
+        provider = self.array()
+        specs = self.specs(*[["sleep", "600"]] * 3)
+        jobs = dict(provider.submit_array(specs))
+        try:
+            other = self.array()
+            assert dict(provider.submit_array(specs)) == jobs, "again by the same provider"
+            assert dict(other.submit_array(specs[1:])) == {each.id: jobs[each.id] for each in specs[1:]}
+            assert self.array().submit(specs[0]) == jobs[specs[0].id], "again by itself"
+        finally:
+            provider.cancel(list(jobs.values()))
+
+    def test_a_job_of_an_array_is_cancelled_by_itself(self) -> None:
+        provider, tag = self.array(), f"suite-{uuid.uuid4().hex[:12]}"
+        specs = self.specs(*[["sleep", "600"]] * 3, tag=tag)
+        jobs = provider.submit_array(specs)
+        try:
+            for job in jobs.values():
+                self.wait_for(provider, job, JobState.RUNNING)
+            assert dict(provider.find(tag)) == dict.fromkeys(jobs.values(), specs[0].name)
+            provider.cancel([jobs[specs[1].id]])
+            self.wait_for(provider, jobs[specs[1].id], *self.terminal_states())
+            left = {jobs[specs[0].id], jobs[specs[2].id]}
+            assert set(provider.find(tag)) == left, "the others are left alone"
+        finally:
+            provider.cancel(list(jobs.values()))

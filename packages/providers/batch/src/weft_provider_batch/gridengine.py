@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 from weft_interfaces import Channel, ConfigError, JobId, JobSpec, JobState, parse_bytes, parse_count
 
+from .array import element_of, is_array
 from .host import Answer
 from .job import JobFiles, ListedJob
 from .provider import BatchProvider
@@ -26,7 +27,13 @@ __all__ = ["GridEngineProvider"]
 _LABEL = ".weft."
 
 # One command for all: qacct takes one job at a time.
-_ACCOUNTING = 'for job; do qacct -j "$job"; done; echo weft-end'
+_ACCOUNTING = """
+for job; do
+  case $job in *.*) qacct -j "${job%.*}" -t "${job#*.}" ;; *) qacct -j "$job" ;; esac
+done
+echo weft-end
+"""
+_MOST_TASKS = 10_000  # that are believed of one row
 
 _EXIT_LIMIT = 37
 _MEANINGS = {
@@ -53,6 +60,8 @@ class GridEngineProvider(BatchProvider):
     directive = "#$"
     job_id_variable = "JOB_ID"
     host_list_variable = "PE_HOSTFILE"
+    array_job = "$JOB_ID.$SGE_TASK_ID"
+    array_number = "$((SGE_TASK_ID - 1))"
     redirects = True  # its options for that take no blanks
     query_environment: ClassVar[Mapping[str, str]] = {"TZ": "UTC0", "LC_ALL": "C"}
     transient = (
@@ -84,6 +93,7 @@ class GridEngineProvider(BatchProvider):
         channel: Channel | None = None,
         command_timeout: float | str = 30.0,
         poll_interval: float | str = 10.0,
+        arrays: bool = False,
     ) -> None:
         words = {
             "queue": queue,
@@ -107,6 +117,7 @@ class GridEngineProvider(BatchProvider):
             channel=channel,
             command_timeout=command_timeout,
             poll_interval=poll_interval,
+            arrays=arrays,
         )
 
     # -- submitting -----------------------------------------------------------------------------------------
@@ -150,8 +161,14 @@ class GridEngineProvider(BatchProvider):
         return ["qsub", "-terse", files.script]
 
     def parse_submit(self, output: str) -> JobId | None:
-        found = re.findall(r"^\s*(\d+)\s*$", output, re.MULTILINE)
+        found = re.findall(r"^\s*(\d+)(?:\.\d+-\d+:\d+)?\s*$", output, re.MULTILINE)
         return JobId(found[-1]) if found else None
+
+    def array_directive(self, count: int) -> str:
+        return f"-t 1-{count}"
+
+    def array_elements(self, array: JobId, count: int) -> Sequence[JobId]:
+        return [JobId(f"{array}.{task}") for task in range(1, count + 1)]
 
     # -- asking ---------------------------------------------------------------------------------------------
 
@@ -167,10 +184,11 @@ class GridEngineProvider(BatchProvider):
             root = ElementTree.fromstring(found[0])
         except ElementTree.ParseError as error:
             raise ValueError(f"qstat's answer is not XML: {error}") from None
-        rows: dict[str, list[ElementTree.Element]] = {}
+        rows: dict[tuple[str, int], list[ElementTree.Element]] = {}
         for row in root.iter("job_list"):
-            rows.setdefault(_text(row, "JB_job_number"), []).append(row)
-        return [_listed(JobId(job_id), these) for job_id, these in rows.items() if job_id.isdecimal()]
+            for task in _tasks(row):
+                rows.setdefault((_text(row, "JB_job_number"), task), []).append(row)
+        return [_listed(number, task, these) for (number, task), these in rows.items() if number.isdecimal()]
 
     def accounting_command(self, ids: Sequence[JobId]) -> Sequence[str] | None:
         return ["sh", "-c", _ACCOUNTING, "sh", *ids]
@@ -203,11 +221,30 @@ def _word(text: str) -> str:
     return re.sub(r"[.~]|^\d", lambda found: f"%{ord(found[0]):02X}", quote(text, safe=""))
 
 
-def _listed(job_id: JobId, rows: Sequence[ElementTree.Element]) -> ListedJob:
+def _label_of(row: ElementTree.Element) -> tuple[str, str, str]:
+    """A job's name, tag and id as they were given."""
+    name, _, label = (_text(row, "full_job_name") or _text(row, "JB_name")).partition(_LABEL)
+    tag, _, spec_id = label.partition(".")
+    return unquote(name), unquote(tag), unquote(spec_id)
+
+
+def _tasks(row: ElementTree.Element) -> Iterator[int]:
+    """The numbers of an array's elements that a row is about, as in ``1,3-5:1``; 0 if it is none of ours."""
+    if not is_array(_label_of(row)[2]):
+        yield 0
+        return
+    for first, last, step in re.findall(r"(\d+)(?:-(\d+))?(?::(\d+))?", _text(row, "tasks")):
+        yield from range(
+            int(first), min(int(last or first), int(first) + _MOST_TASKS) + 1, int(step or 1) or 1
+        )
+
+
+def _listed(number: str, task: int, rows: Sequence[ElementTree.Element]) -> ListedJob:
     first = rows[0]
     code = _text(first, "state")
-    name, _, label = (_text(first, "full_job_name") or _text(first, "JB_name")).partition(_LABEL)
-    tag, _, spec_id = label.partition(".")
+    name, tag, spec_id = _label_of(first)
+    if task:
+        spec_id = element_of(spec_id, task - 1)
     started = _seconds(_text(first, "JAT_start_time"))
     limits = [row.text for row in first.iter("hard_request") if row.get("name") == "h_rt"]
     walltime = float(limits[0]) if limits and limits[0] and limits[0].isdecimal() else None
@@ -215,15 +252,15 @@ def _listed(job_id: JobId, rows: Sequence[ElementTree.Element]) -> ListedJob:
     hosts = (_text(row, "queue_name").partition("@")[2] for row in masters)
     state = _state(code)
     return ListedJob(
-        id=job_id,
+        id=JobId(f"{number}.{task}" if task else number),
         state=state,
         reason="" if state in (JobState.PENDING, JobState.RUNNING) and code in ("qw", "r") else _words(code),
         started_at=started,
         ends_at=None if started is None or walltime is None else started + walltime,
         hosts=tuple(dict.fromkeys(host for host in hosts if host)),
-        name=unquote(name),
-        tag=unquote(tag),
-        spec_id=unquote(spec_id),
+        name=name,
+        tag=tag,
+        spec_id=spec_id,
     )
 
 
@@ -255,8 +292,9 @@ def _accounted(record: Mapping[str, str]) -> ListedJob:
         state, words = JobState.CANCELLED, f"deleted by {deleted_by}"
     else:
         state = JobState.FAILED if number or exit_code else JobState.COMPLETED
+    task = record.get("taskid", "undefined")
     return ListedJob(
-        id=JobId(record["jobnumber"]),
+        id=JobId(f"{record['jobnumber']}.{task}" if task.isdecimal() else record["jobnumber"]),
         state=state,
         reason=f"failed {number}: {words.strip()}" if number else words.strip(),
         exit_code=exit_code,

@@ -31,6 +31,7 @@ from weft_interfaces import (
     parse_seconds,
 )
 
+from .array import array_id, render_array
 from .ending import judge, judge_vanished
 from .host import Answer, Ending, Host
 from .job import JobFiles, ListedJob, check_spec
@@ -45,6 +46,7 @@ _LEAST_INTERVAL = 1.0  # seconds
 _SETTLE = 5.0  # seconds in which a batch system may still take a job whose submission was not answered
 _CERTAIN = 3  # queries that must miss a job that left nothing behind
 _PATIENT = 12  # the same while its accounting does not answer
+_ARRAY = 50  # elements of one array, whose label has the ids of all
 _AT_ONCE = 500  # jobs named in one command
 
 
@@ -55,7 +57,8 @@ class BatchProvider(Scheduler, BaseProvider):
     before the block's own; when the last of them fails, so does the block.
     scheduler_options: options of the batch system's own, as its scripts have them, one or more on a line.
     command_timeout: how long one command may take. poll_interval: the least time between two status queries,
-    at least a second. Both are seconds, or text such as ``"1 min"``.
+    at least a second. Both are seconds, or text such as ``"1 min"``. arrays: whether blocks that are asked
+    for together are one submission, where the batch system has arrays.
 
     All providers of a process that use equal channels and the same batch system share one query. Methods may
     be called from any thread; none waits longer than its commands, each within ``command_timeout``.
@@ -71,7 +74,9 @@ class BatchProvider(Scheduler, BaseProvider):
         channel: Channel | None = None,
         command_timeout: float | str = 30.0,
         poll_interval: float | str = 10.0,
+        arrays: bool = False,
     ) -> None:
+        self._arrays = arrays
         self.poll_interval = parse_seconds(poll_interval, "poll_interval")
         if self.poll_interval < _LEAST_INTERVAL:
             raise ConfigError(
@@ -100,24 +105,34 @@ class BatchProvider(Scheduler, BaseProvider):
         check_spec(spec)
         return self._render(spec, JobFiles.of(spec.directory.rstrip("/"), spec.id))
 
+    @property
+    def array_size(self) -> int:
+        return _ARRAY if self._arrays else 1
+
     def submit(self, spec: JobSpec) -> JobId:
-        check_spec(spec)
+        return self.submit_array([spec])[spec.id]
+
+    def submit_array(self, specs: Sequence[JobSpec]) -> Mapping[str, JobId]:
+        for spec in specs:
+            check_spec(spec)
         with self._queue.submitting:
-            known = self._queue.by_spec.get(spec.id)
-            if known is not None:
-                return known
-            place = self._host.prepare(spec.directory, spec.id)
-            files = JobFiles.of(place.directory, spec.id)
-            job_id = self._earlier(spec, place.record) if place.submitted else None
-            if job_id is None:
-                job_id = self._submit(spec, files)
-            self._unanswered.discard(spec.id)
-            with self._queue.lock:
-                self._queue.by_spec[spec.id] = job_id
-                self._queue.uncertain.pop(spec.id, None)
-                job = self._queue.watched(job_id)
-                job.since, job.files = time.monotonic(), files
-            return job_id
+            found = {spec.id: self._queue.by_spec.get(spec.id) for spec in specs}
+            places = {
+                spec.id: self._host.prepare(spec.directory, spec.id) for spec in specs if not found[spec.id]
+            }
+            new = []
+            for spec in (each for each in specs if each.id in places):
+                place = places[spec.id]
+                files = JobFiles.of(place.directory, spec.id)
+                earlier = self._earlier(spec, place.record) if place.submitted else None
+                if earlier is None:
+                    new.append((spec, files))
+                else:
+                    self._accepted(spec, files, earlier)
+            if new:
+                for (spec, files), job_id in zip(new, self._submit(new), strict=True):
+                    self._accepted(spec, files, job_id)
+            return {spec.id: self._queue.by_spec[spec.id] for spec in specs}
 
     def status(self, ids: Sequence[JobId]) -> Mapping[JobId, JobStatus]:
         with self._queue.lock:
@@ -186,36 +201,64 @@ class BatchProvider(Scheduler, BaseProvider):
             )
         return None
 
-    def _submit(self, spec: JobSpec, files: JobFiles) -> JobId:
-        texts = {files.script: self._render(spec, files), **self.extra_files(spec, files)}
-        if spec.input:
-            self._host.write(files.input, spec.input)
-        for path, text in texts.items():
-            self._host.write(path, text.encode(errors="surrogateescape"))
+    def _accepted(self, spec: JobSpec, files: JobFiles, job_id: JobId) -> None:
+        self._unanswered.discard(spec.id)
+        with self._queue.lock:
+            self._queue.by_spec[spec.id] = job_id
+            self._queue.uncertain.pop(spec.id, None)
+            job = self._queue.watched(job_id)
+            job.since, job.files = time.monotonic(), files
+
+    def _submit(self, new: Sequence[tuple[JobSpec, JobFiles]]) -> Sequence[JobId]:
+        """The ids of these jobs; several are an array."""
+        spec, files, texts = self._written(new)
+        inputs = {its.input: each.input for each, its in new if each.input}
         try:
-            forget = (self.job_id_variable, self.job_variables) if self.job_variables else None
-            script = texts[files.script].encode(errors="surrogateescape") if self.script_on_stdin else b""
-            answer = self._host.ask(self.submit_command(spec, files), input=script, forget=forget)
+            for path, data in inputs.items():
+                self._host.write(path, data)
+            for path, text in texts.items():
+                self._host.write(path, text.encode(errors="surrogateescape"))
+            answer = self._ask_to_submit(spec, files, texts[files.script])
         except ConfigError:
-            self._host.remove(files.input, *texts)
+            self._host.remove(*inputs, *texts)
             raise
         except ProviderError:
-            self._lose(spec)
+            self._lose(new)
             raise
         job_id = self.parse_submit(answer.stdout) if answer.exit_status == 0 else None
         if job_id is not None:
-            return job_id
+            return [job_id] if len(new) == 1 else self.array_elements(job_id, len(new))
         refusal = self._refusal(spec, answer)
         if isinstance(refusal, ConfigError):
-            self._host.remove(files.input, *texts)
+            self._host.remove(*inputs, *texts)
         else:
-            self._lose(spec)
+            self._lose(new)
         raise refusal
 
-    def _lose(self, spec: JobSpec) -> None:
-        """Whether it was accepted is not known."""
-        self._queue.uncertain[spec.id] = time.monotonic()
-        self._unanswered.add(spec.id)
+    def _written(self, new: Sequence[tuple[JobSpec, JobFiles]]) -> tuple[JobSpec, JobFiles, dict[str, str]]:
+        """What is submitted for these jobs, with all the files that it needs: text by path."""
+        spec, files = new[0]
+        if len(new) == 1:
+            return spec, files, {files.script: self._render(spec, files), **self.extra_files(spec, files)}
+        whole = replace(spec, id=array_id([each.id for each, _ in new]))
+        path = f"{files.base}.array.sh"
+        files = files._replace(script=path, stdout="/dev/null", stderr="/dev/null")
+        texts = {its.script: self._render(each, its, element=True) for each, its in new}
+        directives = [*self._directives(whole, files), self.array_directive(len(new))]
+        lines = [f"{self.directive} {line}" for line in directives]
+        texts[path] = render_array(list(texts), directives=lines, number=self.array_number)
+        return whole, files, texts
+
+    def _ask_to_submit(self, spec: JobSpec, files: JobFiles, text: str) -> Answer:
+        forget = (self.job_id_variable, self.job_variables) if self.job_variables else None
+        script = text.encode(errors="surrogateescape") if self.script_on_stdin else b""
+        return self._host.ask(self.submit_command(spec, files), input=script, forget=forget)
+
+    def _lose(self, new: Sequence[tuple[JobSpec, JobFiles]]) -> None:
+        """Whether they were accepted is not known."""
+        for spec, _ in new:
+            self._queue.uncertain[spec.id] = time.monotonic()
+            self._unanswered.add(spec.id)
 
     def _refusal(self, spec: JobSpec, answer: Answer) -> ConfigError | ProviderError:
         said = f"{answer.stderr}\n{answer.stdout}"
@@ -229,18 +272,22 @@ class BatchProvider(Scheduler, BaseProvider):
                     return ConfigError(f"{what}: {answer.words}{about}", option)
         return ProviderError(f"{what}: {answer.words}")
 
-    def _render(self, spec: JobSpec, files: JobFiles) -> str:
-        groups = self.directives(spec, files)
-        lines = [" ".join(map(self.quote, group)) for group in groups]
+    def _directives(self, spec: JobSpec, files: JobFiles) -> list[str]:
+        """The options of a job, one on each line."""
+        lines = [" ".join(map(self.quote, group)) for group in self.directives(spec, files)]
+        return [*lines, *self._options]
+
+    def _render(self, spec: JobSpec, files: JobFiles, *, element: bool = False) -> str:
         return render(
             spec,
             files,
             prefix=self.directive,
-            directives=[*lines, *self._options],
+            directives=[] if element else self._directives(spec, files),
             worker_init=self._worker_init,
             job_id_variable=self.job_id_variable,
-            redirects=self.redirects,
+            redirects=self.redirects or element,
             host_list_variable=self.host_list_variable,
+            job_id=self.array_job if element else "",
         )
 
     # -- asking ---------------------------------------------------------------------------------------------

@@ -50,6 +50,10 @@ class Scheduler:
     """Whether the script itself sends its output to the files, for :meth:`directives` cannot say it."""
     script_on_stdin: ClassVar[bool] = False
     """Whether the command that submits reads the script from its standard input."""
+    array_job: ClassVar[str] = ""
+    """What an element of an array says in the shell to have its own id; empty where there are no arrays."""
+    array_number: ClassVar[str] = ""
+    """The same for its number, counted from 0."""
     refusals: ClassVar[Sequence[Refusal]] = ()
     """Requests that are wrong; the first that matches counts."""
     transient: ClassVar[str] = r"(?!)"
@@ -59,6 +63,14 @@ class Scheduler:
         """The options of a job, each as arguments: resources, name, label, output files. Raises
         :class:`ConfigError` for a shape that cannot be asked for.
         """
+        raise NotImplementedError
+
+    def array_directive(self, count: int) -> str:
+        """The option that makes a job an array of so many elements."""
+        raise NotImplementedError
+
+    def array_elements(self, array: JobId, count: int) -> Sequence[JobId]:
+        """The ids of its elements, in order; ``array`` is what :meth:`parse_submit` gives."""
         raise NotImplementedError
 
     def submit_command(self, spec: JobSpec, files: JobFiles) -> Sequence[str]:
@@ -80,7 +92,8 @@ class Scheduler:
     def parse_queue(self, answer: Answer) -> Sequence[ListedJob]:
         """The jobs in the answer. Raises :class:`ValueError` if it is not a whole answer.
 
-        Times are those that the batch system gives; jobs may be in it that have ended.
+        Times are those that the batch system gives; jobs may be in it that have ended. Elements of an
+        array are jobs of their own.
         """
         raise NotImplementedError
 

@@ -71,11 +71,13 @@ def render(
     job_id_variable: str,
     redirects: bool,
     host_list_variable: str = "",
+    job_id: str = "",
 ) -> str:
     """The script of a job.
 
     directives: the batch system's options, each already quoted; ``prefix`` begins each line.
-    job_id_variable: where a job finds its own id. redirects: whether the script opens its output files.
+    job_id_variable: where a job finds its own id; job_id: the expression for it, where that is another.
+    redirects: whether the script opens its output files.
     host_list_variable: names the file with the job's hosts, where only the first of them has it.
     """
     has_input = bool(spec.input)
@@ -83,7 +85,7 @@ def render(
         "directives": "\n".join(f"{prefix} {line}" for line in directives) if prefix else "",
         "base": shlex.quote(files.base),
         "redirect": 'exec >>"$weft_base.out" 2>>"$weft_base.err"\n' if redirects else "",
-        "job_id": f'"${{{job_id_variable}:-run-by-hand}}"',
+        "job_id": f'"{job_id or f"${{{job_id_variable}:-run-by-hand}}"}"',
         "host_list": _HOST_LIST % {"name": host_list_variable} if host_list_variable else "",
         "environment": "\n".join(_exports(spec, files, has_input)),
         "worker_init": worker_init.strip("\n") or ":",

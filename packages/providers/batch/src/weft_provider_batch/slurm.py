@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from weft_interfaces import Channel, ConfigError, JobId, JobSpec, JobState, parse_bytes, parse_count
 
+from .array import element_of, is_array
 from .host import Answer
 from .hostlist import expand_hosts
 from .job import JobFiles, ListedJob, label, read_label
@@ -25,7 +26,8 @@ _MARK = "weft"
 # Job, state, reason, start, end, nodes, comment, name: names may hold anything, so they come last.
 _QUEUE_FORMAT = f"{_MARK}|%i|%T|%r|%S|%e|%N|%k|%j"
 _QUEUE_FIELDS = 8
-_ACCOUNT_FIELDS = ("JobIDRaw", "State", "ExitCode", "Start", "End", "NodeList")
+_JOB = r"\d+(?:_\d+)?"  # an element of an array has its number
+_ACCOUNT_FIELDS = ("JobID", "State", "ExitCode", "Start", "End", "NodeList")
 
 _STATES = {
     "BOOT_FAIL": JobState.FAILED,
@@ -122,6 +124,8 @@ class SlurmProvider(BatchProvider):
     directive = "#SBATCH"
     job_id_variable = "SLURM_JOB_ID"
     job_variables = "SLURM_"
+    array_job = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
+    array_number = "$SLURM_ARRAY_TASK_ID"
     # Times as seconds since the epoch, whatever the time zone there.
     query_environment: ClassVar[Mapping[str, str]] = {"SLURM_TIME_FORMAT": "%s"}
     transient = (
@@ -165,6 +169,7 @@ class SlurmProvider(BatchProvider):
         channel: Channel | None = None,
         command_timeout: float | str = 30.0,
         poll_interval: float | str = 10.0,
+        arrays: bool = False,
     ) -> None:
         self._where = {
             "partition": partition,
@@ -189,6 +194,7 @@ class SlurmProvider(BatchProvider):
             channel=channel,
             command_timeout=command_timeout,
             poll_interval=poll_interval,
+            arrays=arrays,
         )
 
     # -- submitting -----------------------------------------------------------------------------------------
@@ -239,10 +245,17 @@ class SlurmProvider(BatchProvider):
         number, cluster = found[-1]
         return JobId(f"{number};{cluster}" if cluster else number)
 
+    def array_directive(self, count: int) -> str:
+        return f"--array=0-{count - 1}"
+
+    def array_elements(self, array: JobId, count: int) -> Sequence[JobId]:
+        number, semicolon, cluster = array.partition(";")
+        return [JobId(f"{number}_{element}{semicolon}{cluster}") for element in range(count)]
+
     # -- asking ---------------------------------------------------------------------------------------------
 
     def queue_command(self, ids: Sequence[JobId]) -> Sequence[str]:
-        return ["squeue", "--me", "--states=all", f"--format={_QUEUE_FORMAT}", *self._clusters]
+        return ["squeue", "--me", "--states=all", "--array", f"--format={_QUEUE_FORMAT}", *self._clusters]
 
     def parse_queue(self, answer: Answer) -> Sequence[ListedJob]:
         if answer.exit_status:
@@ -255,7 +268,7 @@ class SlurmProvider(BatchProvider):
             if mark == _MARK and len(fields) == _QUEUE_FIELDS:
                 if fields[0] == "JOBID":
                     headed = True
-                elif re.fullmatch(r"\d+", fields[0]):
+                elif re.fullmatch(_JOB, fields[0]):
                     jobs.append(_listed(f"{fields[0]}{cluster}", *fields[1:]))
         if not headed:
             raise ValueError("squeue's answer lacks its heading")
@@ -277,7 +290,8 @@ class SlurmProvider(BatchProvider):
         if head not in lines:
             raise ValueError("sacct's answer lacks its heading")
         rows = [line.split("|") for line in lines[lines.index(head) + 1 :]]
-        return [_accounted(*row) for row in rows if len(row) == len(_ACCOUNT_FIELDS) and row[0].isdecimal()]
+        rows = [row for row in rows if len(row) == len(_ACCOUNT_FIELDS)]
+        return [_accounted(*row) for row in rows if re.fullmatch(_JOB, row[0])]
 
     def cancel_command(self, ids: Sequence[JobId]) -> Sequence[str]:
         return ["scancel", *self._clusters, *(job_id.partition(";")[0] for job_id in ids)]
@@ -292,6 +306,8 @@ def _listed(
     job_id: str, state: str, reason: str, start: str, end: str, nodes: str, comment: str, name: str
 ) -> ListedJob:
     tag, spec_id = read_label(comment)
+    if is_array(spec_id):
+        spec_id = element_of(spec_id, int(job_id.partition(";")[0].partition("_")[2] or 0))
     meaning = _STATES.get(state, JobState.UNKNOWN)
     if meaning is JobState.PENDING and _HELD.search(reason):
         meaning = JobState.HELD
