@@ -148,6 +148,7 @@ def test_a_job_that_cannot_start_says_so(site: Site) -> None:
     job = provider.submit(site.job())
     status = wait_for(provider, job, JobState.HELD)
     assert status.reason.startswith("Eqw (an error when it was to start")
+    assert status.stuck
 
 
 def test_a_job_that_an_administrator_deletes_ends(site: Site) -> None:

@@ -520,7 +520,7 @@ def block_of(folder: Path) -> str:
 def test_blocks_that_a_run_begins_with_are_one_submission(site: Site, tmp_path: Path) -> None:
     (folder := tmp_path / "blocks").mkdir()
     blocks = weft.Blocks(provider=site.provider(arrays=True), walltime=600, cpus=1, min=3, init=3, max=3)
-    executor = weft.HighThroughputExecutor(blocks=blocks, workers_per_node=1)
+    executor = weft.HighThroughputExecutor(label="arrays", blocks=blocks, workers_per_node=1)
     with weft.run(weft.Config(executors=[executor], run_dir=tmp_path / "runs")):
         blocks_of = weft.gather([block_of(folder) for _ in range(3)]).result(timeout=90)
     assert len(set(blocks_of)) == 3

@@ -76,6 +76,7 @@ def listing(*rows: dict[str, Any]) -> str:
 def test_states(state: str, expected: JobState) -> None:
     (job,) = GridEngineProvider().parse_queue(answer(listing({"state": state})))
     assert job.state is expected
+    assert job.stuck is (state == "Eqw")
 
 
 def test_a_parallel_job_is_one_with_its_master_first(make: Any) -> None:

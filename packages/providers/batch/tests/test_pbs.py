@@ -203,10 +203,23 @@ def test_ends_of_torque(status: int, state: JobState) -> None:
     ("kind", "words"), [("u", "held by its owner"), ("s", "held by the system"), ("o", "held by an operator")]
 )
 def test_holds(kind: str, words: str) -> None:
-    said = job_text(job_state="H", Hold_Types=kind, comment="too many failed attempts to run")
-    reason = only(PBSProProvider(), said).reason
-    assert words in reason
-    assert reason.endswith("too many failed attempts to run")
+    said = job_text(job_state="H", Hold_Types=kind, comment="job held, too many failed attempts to run")
+    job = only(PBSProProvider(), said)
+    assert words in job.reason
+    assert job.reason.endswith("too many failed attempts to run")
+    assert job.stuck is (kind == "s")
+
+
+@pytest.mark.parametrize(
+    ("letter", "comment"),
+    [
+        ("H", "Job held by root"),
+        # Of a site whose nodes come when there are jobs: https://github.com/Azure/az-hop/issues/133
+        ("Q", "Can Never Run: Insufficient amount of resource: slot_type (hb120rs_v2 != hc44rs)"),
+    ],
+)
+def test_what_may_pass_is_not_taken_for_stuck(letter: str, comment: str) -> None:
+    assert not only(PBSProProvider(), job_text(job_state=letter, Hold_Types="s", comment=comment)).stuck
 
 
 # -- answers that are none ----------------------------------------------------------------------------------

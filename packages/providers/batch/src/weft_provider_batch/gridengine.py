@@ -261,6 +261,8 @@ def _listed(number: str, task: int, rows: Sequence[ElementTree.Element]) -> List
         name=name,
         tag=tag,
         spec_id=spec_id,
+        # Only a person takes it out of that state.
+        stuck="E" in code and "q" in code,
     )
 
 

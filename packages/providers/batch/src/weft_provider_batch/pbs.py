@@ -69,6 +69,9 @@ _HOLDS = {
     "p": "held for a bad password",
     "a": "held with its array",
 }
+# A system hold after twenty starts that failed: only an operator releases it. "Can Never Run" is not among
+# them: it is said of what an autoscaler has no nodes for yet, too.
+_GIVEN_UP = re.compile(r"too many failed attempts to (run|start)", re.IGNORECASE)
 _KNOWN_COMMENT = re.compile(r"Job (run at|was sent|started on)|$", re.IGNORECASE)
 _TERM, _KILL = 15, 9
 
@@ -240,6 +243,7 @@ class PBSFamilyProvider(BatchProvider):
             name=unquote(variable(job, "WEFT_NAME")) or job.get("Job_Name", ""),
             tag=tag,
             spec_id=spec_id,
+            stuck=state is JobState.HELD and _given_up(job),
         )
 
     def _end(self, job: Attributes, started: float | None) -> tuple[JobState, str, int | None]:
@@ -324,3 +328,7 @@ def _clock(seconds: float) -> str:
 
 def _count(option: str, value: int | None) -> int | None:
     return None if value is None else int(parse_count(value, option, whole=True))
+
+
+def _given_up(job: Attributes) -> bool:
+    return "s" in job.get("Hold_Types", "") and _GIVEN_UP.search(job.get("comment", "")) is not None
