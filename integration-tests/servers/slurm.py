@@ -115,6 +115,11 @@ class Slurm:
             raise ServerError(f"{' '.join(argv)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Such as (22, 5, 8)."""
+        return tuple(map(int, self.run("sbatch", "--version").split()[-1].split(".")[:3]))
+
     def start_controller(self) -> None:
         """Start it, and wait until it answers."""
         self.servers.start("slurmctld", self.commands["slurmctld"])

@@ -189,7 +189,7 @@ def test_elements_of_an_array_are_jobs_of_their_own() -> None:
     label = quote(array_id(["b-1", "b-2", "b-3", "b-4"]), safe="")
     rows = [
         {"job": 123, "name": f"toy.weft.tag.{label}", "state": state, "tasks": f"<tasks>{tasks}</tasks>"}
-        for state, tasks in (("r", "2"), ("qw", "1,3-4:1"))
+        for state, tasks in (("r", "2"), ("r", "2.n7"), ("qw", "1,3-4:1"))
     ]
     found = {job.id: (job.spec_id, job.state) for job in provider.parse_queue(answer(listing(*rows)))}
     assert found == {

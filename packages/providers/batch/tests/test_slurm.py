@@ -29,6 +29,17 @@ weft|4|RUNNING|None|1795641179|1795644779|n[1-2,4]|weft:x%20y:id1|a b|c
 weft|3|PENDING|PartitionTimeLimit|N/A|N/A||weft:x%20y:id1|a b|c
 weft|18|PENDING|job requeued in held state|1795642500|N/A||(null)|weft-test
 """
+# An array of three, one that is held, and single jobs. Slurm 22.05.8, 24.11.5 and 26.05.5 wrote it alike.
+ARRAYS = """\
+weft|JOBID|STATE|REASON|START_TIME|END_TIME|NODELIST|COMMENT|NAME
+weft|1_1|CANCELLED|None|1795656091|1795656093|n1|weft:run:%2Frun-htex-%2F1%2F2%2F3|a|b c
+weft|2|COMPLETED|None|1795656091|1795656092|n2|weft:run:run-htex-4|a|b c
+weft|1_2|FAILED|NonZeroExitCode|1795656091|1795656092|n2|weft:run:%2Frun-htex-%2F1%2F2%2F3|a|b c
+weft|3_0|PENDING|JobHeldUser|N/A|N/A||weft:run:%2Frun-htex-%2F5%2F6|a|b c
+weft|3_1|PENDING|JobHeldUser|N/A|N/A||weft:run:%2Frun-htex-%2F5%2F6|a|b c
+weft|4|RUNNING|None|1795656093|1795656693|n[2-3]|weft:run:run-htex-7|a|b c
+weft|1_0|RUNNING|None|1795656091|1795656691|n1|weft:run:%2Frun-htex-%2F1%2F2%2F3|a|b c
+"""
 ACCOUNTS = """\
 JobID|State|ExitCode|Start|End|NodeList
 12|CANCELLED by 0|0:15|1795641177|1795641182|n1
@@ -213,6 +224,19 @@ def test_an_array_is_a_script_that_runs_the_scripts_of_its_elements(toy: Any, ma
     assert [job.spec_id for job in listed] == ["run-7", "run-8", "run-12", ""]
     element = (toy.home / "runs/run-12.sh").read_text()
     assert 'weft_job="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"' in element
+
+
+def test_arrays_as_slurm_lists_them() -> None:
+    jobs = {job.id: (job.spec_id, job.state) for job in SlurmProvider().parse_queue(answer(ARRAYS))}
+    assert jobs == {
+        "1_0": ("run-htex-1", JobState.RUNNING),
+        "1_1": ("run-htex-2", JobState.CANCELLED),
+        "1_2": ("run-htex-3", JobState.FAILED),
+        "2": ("run-htex-4", JobState.COMPLETED),
+        "3_0": ("run-htex-5", JobState.HELD),
+        "3_1": ("run-htex-6", JobState.HELD),
+        "4": ("run-htex-7", JobState.RUNNING),
+    }
 
 
 def test_without_arrays_each_block_is_submitted_by_itself() -> None:

@@ -233,10 +233,12 @@ def _tasks(row: ElementTree.Element) -> Iterator[int]:
     if not is_array(_label_of(row)[2]):
         yield 0
         return
-    for first, last, step in re.findall(r"(\d+)(?:-(\d+))?(?::(\d+))?", _text(row, "tasks")):
-        yield from range(
-            int(first), min(int(last or first), int(first) + _MOST_TASKS) + 1, int(step or 1) or 1
-        )
+    for part in _text(row, "tasks").split(","):
+        # On other hosts of a parallel job there is more behind it.
+        found = re.match(r"(\d+)(?:-(\d+))?(?::(\d+))?", part.strip())
+        if found is not None:
+            first, last, step = int(found[1]), int(found[2] or found[1]), int(found[3] or 1)
+            yield from range(first, min(last, first + _MOST_TASKS) + 1, max(step, 1))
 
 
 def _listed(number: str, task: int, rows: Sequence[ElementTree.Element]) -> ListedJob:
