@@ -426,7 +426,7 @@ def where() -> str:
     return os.environ["WEFT_NODE_RANK"]
 
 
-# Not with Open MPI: on nodes that are one host its daemons end each other now and then.
+# With Open MPI in test_mpi.py, on nodes that are no single host.
 @pytest.mark.parametrize("kind", ["srun", "srun-mpi", "mpirun-mpich", "ssh", "parallel"])
 def test_a_pilots_managers_come_up_on_all_nodes_of_a_block(
     kind: str, cluster: Slurm, request: pytest.FixtureRequest, tmp_path: Path

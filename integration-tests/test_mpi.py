@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from servers.gridengine import GridEngine, grid_engine
 from servers.host import Network, network
 from servers.process import wait_until
 from servers.slurm import Slurm, slurm
-from weft_interfaces import BlockShape, JobSpec, JobState
+from weft_interfaces import BlockShape, JobSpec, JobState, Launcher
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(120)]
 
@@ -69,14 +71,24 @@ def together(folder: Path, program: Path, name: str, count: int) -> list[str]:
     return [*weft.mpi_prefix(), sys.executable, str(program), str(folder), name, str(count)]
 
 
+@weft.task
+def where() -> str:
+    time.sleep(0.05)
+    return os.environ["WEFT_NODE_RANK"]
+
+
 @weft.shell
 def place() -> str:
     return "$WEFT_MPI_PREFIX sh -c 'echo $SLURM_PROCID of $SLURM_NTASKS on $SLURMD_NODENAME'"
 
 
-def run(hosts: Network, folder: Path, nodes: int, **settings: Any) -> weft.Run:
+def run(
+    hosts: Network, folder: Path, nodes: int, launcher: Launcher | None = None, **settings: Any
+) -> weft.Run:
     provider = weft.SlurmProvider(exclusive=True, poll_interval=1, channel=weft.LocalChannel(folder))
-    blocks = weft.Blocks(provider=provider, launcher=weft.SrunLauncher(), nodes=nodes, walltime=600)
+    blocks = weft.Blocks(
+        provider=provider, launcher=launcher or weft.SrunLauncher(), nodes=nodes, walltime=600
+    )
     executor = weft.HighThroughputExecutor(blocks=blocks, address=hosts.head, workers_per_node=1, **settings)
     return weft.run(weft.Config(executors=[executor], run_dir=folder / "runs"))
 
@@ -112,6 +124,16 @@ def test_srun_starts_ranks_on_the_nodes_of_the_task(on_slurm: Slurm, hosts: Netw
             lines = sorted(each.result(timeout=60).stdout.splitlines())
             assert [line.rpartition(" on ")[0] for line in lines] == ["0 of 2", "1 of 2"]
             assert len({line.rpartition(" on ")[2] for line in lines}) == 1
+
+
+def test_managers_that_mpirun_starts_register_from_all_hosts(
+    on_slurm: Slurm, hosts: Network, tmp_path: Path
+) -> None:
+    with run(hosts, tmp_path, 4, weft.MpiRunLauncher()) as active:
+        executor: Any = active.executors["htex"]
+        found = weft.gather([where() for _ in range(40)]).result(timeout=60)
+        wait_until("all managers have registered", lambda: len(executor.status()["managers"]) == 4)
+    assert set(found) <= {"0", "1", "2", "3"}
 
 
 def test_srun_starts_programs_of_mpich(
