@@ -526,8 +526,9 @@ def test_blocks_that_a_run_begins_with_are_one_submission(site: Site, tmp_path: 
     executor = weft.HighThroughputExecutor(label="arrays", blocks=blocks, workers_per_node=1)
     with weft.run(weft.Config(executors=[executor], run_dir=tmp_path / "runs")):
         blocks_of = weft.gather([block_of(folder) for _ in range(3)]).result(timeout=90)
-    assert len(set(blocks_of)) == 3
-    assert site.shims.calls("sbatch") == 1
+    jobs = site.cluster.run("squeue", "--array", "--states=all", "--format=%i %T %r %j")
+    assert len(set(blocks_of)) == 3, jobs
+    assert site.shims.calls("sbatch") == 1, jobs
 
 
 # -- many ---------------------------------------------------------------------------------------------------
