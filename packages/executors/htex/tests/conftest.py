@@ -42,7 +42,7 @@ class Site:
 
     def __init__(self, recorder: Any, **settings: Any) -> None:
         shape = {name: settings.pop(name) for name in ("walltime", "gpus") if name in settings}
-        blocks = Blocks(provider=InMemoryProvider(), max=8, **shape)
+        blocks = Blocks(provider=settings.pop("provider", None) or InMemoryProvider(), max=8, **shape)
         settings = {"workers_per_node": 2, "heartbeat_period": 0.2, "heartbeat_threshold": 1.5} | settings
         self.executor = HighThroughputExecutor(blocks=blocks, **settings)
         self.executor.start(recorder)

@@ -266,5 +266,5 @@ def test_a_selector_that_cannot_travel_is_refused(recorder: Any) -> None:
 
 
 def test_a_place_that_there_is_not_is_refused() -> None:
-    with pytest.raises(ConfigError, match='must be "thread" or "process"'):
+    with pytest.raises(ConfigError, match='must be "auto", "thread", "process" or "agent"'):
         HighThroughputExecutor(interchange="elsewhere")  # type: ignore[arg-type]

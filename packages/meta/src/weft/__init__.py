@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from weft_channel_local import LocalChannel
     from weft_channel_ssh import OpenSSHChannel, SSHChannel
     from weft_core import BackoffRetryPolicy, Counts, Future
-    from weft_executor_htex import HighThroughputExecutor
+    from weft_executor_htex import AgentSettings, HighThroughputExecutor
     from weft_executor_local import ProcessExecutor, ThreadExecutor
     from weft_interfaces import (
         AuthenticationNeededError,
@@ -100,6 +100,7 @@ if TYPE_CHECKING:
     from ._task import TaskFunction, join, later, task
 
 __all__ = [
+    "AgentSettings",
     "AprunLauncher",
     "AuthenticationNeededError",
     "BackoffRetryPolicy",
@@ -196,7 +197,7 @@ _PLACES = {
     "weft_channel_local": ("LocalChannel",),
     "weft_channel_ssh": ("OpenSSHChannel", "SSHChannel"),
     "weft_core": ("BackoffRetryPolicy", "Counts", "Future"),
-    "weft_executor_htex": ("HighThroughputExecutor",),
+    "weft_executor_htex": ("AgentSettings", "HighThroughputExecutor"),
     "weft_executor_local": ("ProcessExecutor", "ThreadExecutor"),
     "weft_launchers": (
         "AprunLauncher",

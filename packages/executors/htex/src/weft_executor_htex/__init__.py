@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING
 from .__about__ import __version__
 
 if TYPE_CHECKING:
+    from .agent.settings import AgentSettings
     from .executor import HighThroughputExecutor
 
-__all__ = ["HighThroughputExecutor", "__version__"]
+__all__ = ["AgentSettings", "HighThroughputExecutor", "__version__"]
 
 
 def __getattr__(name: str) -> object:
-    if name != "HighThroughputExecutor":
+    if name not in ("AgentSettings", "HighThroughputExecutor"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .agent.settings import AgentSettings
     from .executor import HighThroughputExecutor
 
-    globals()[name] = HighThroughputExecutor
-    return HighThroughputExecutor
+    globals().update(AgentSettings=AgentSettings, HighThroughputExecutor=HighThroughputExecutor)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -480,5 +480,9 @@ class Client:
                 if not self._entries:
                     self.changed.notify_all()
 
+    def report(self, kind: str, **data: object) -> None:
+        """Pass an event on."""
+        self._emit(kind, **data)
+
     def _emit(self, kind: str, **data: object) -> None:
         self._context.emit([Event(time.time(), kind, self._label, data)])

@@ -18,6 +18,7 @@ from weft_interfaces import (
     Blocks,
     Call,
     CallOptions,
+    Channel,
     ConfigError,
     ExecutorContext,
     ExecutorDemand,
@@ -37,10 +38,11 @@ from weft_interfaces import (
 )
 from weft_interfaces.processes import Catalogue, available_cpus
 
+from .agent.settings import AgentSettings
 from .client import Client
 from .client_blobs import ClientBlobs
 from .interrupt import Uninterrupted
-from .messages import Drain, EndBlock, InterchangeState, Message, MoveEnd, Stop
+from .messages import PYTHON, Drain, EndBlock, InterchangeState, Message, MoveEnd, Stop
 from .nodes import check_mpi
 from .packing import BlobSerializer
 from .placement import InterchangeThread, Placement
@@ -50,7 +52,8 @@ from .setup import InterchangeSetup, Keys, ManagerSetup, user_path
 
 __all__ = ["HighThroughputExecutor"]
 
-_REMAINDER = 256 << 20  # bytes of blobs that an interchange elsewhere keeps for calls that may come
+# Bytes of blobs that an interchange elsewhere keeps for calls that may come.
+_REMAINDERS = {"thread": 0, "process": 256 << 20, "agent": 16 << 20}
 _END = 2.0  # seconds that managers may take to say that they end, ...
 _END_EACH = 0.001  # ... and so many more for each, where there are thousands
 
@@ -73,8 +76,11 @@ class HighThroughputExecutor(BaseExecutor):
     "block-reverse"), every n-th ("alternating"), or a text such as ``"0-3,8"`` for each worker.
     selector: which manager gets the next calls: ``"least-loaded"``, ``"packed"`` (the busiest that has room,
     so that idle blocks can be given back), or an object, see :class:`weft_executor_htex.selector.Selector`.
-    interchange: where the interchange lives, ``"thread"`` (of this process) or ``"process"`` (one of its own:
-    it never waits for this one, and its loss costs no more than the calls that it had).
+    interchange: where the interchange lives, ``"thread"`` (of this process), ``"process"`` (one of its own:
+    it never waits for this one, and its loss costs no more than the calls that it had), or ``"agent"``: on
+    the
+    host of the provider's channel, with no other connection than the channel's own; it outlives that. Unless
+    said, it is the agent where the channel leads to another host, else the thread. agent: how that works.
     large: bytes, or text such as ``"100kB"``; what is larger inside arguments and results is sent to a node
     once, and mapped by its workers: arrays then are read-only, and ``array.copy()`` is not.
     store: bytes of these that a node has in shared memory, as a number or text; a quarter of what is free
@@ -100,7 +106,8 @@ class HighThroughputExecutor(BaseExecutor):
         accelerators: int | Sequence[str | int] | None = None,
         affinity: Literal["none", "block", "block-reverse", "alternating"] | Sequence[str] = "none",
         selector: str | Selector = "least-loaded",
-        interchange: Literal["thread", "process"] = "thread",
+        interchange: Literal["auto", "thread", "process", "agent"] = "auto",
+        agent: AgentSettings | None = None,
         large: int | str = "100kB",
         store: int | str | None = None,
         mpi: str | Sequence[str] = "auto",
@@ -132,14 +139,13 @@ class HighThroughputExecutor(BaseExecutor):
         self._gpus_each = share_of_accelerators(self._accelerators, self._workers)
         self._affinity = check_affinity(affinity, self._workers, of)
         self._selector = find_selector(selector, f"selector {of}")
-        self._interchange = interchange
-        if interchange not in ("thread", "process"):
-            raise ConfigError(
-                f'interchange {of} must be "thread" or "process", not {interchange!r}', "interchange"
-            )
+        self._agent = agent or AgentSettings()
         self._large = _parse_size(large, f"large {of}")
         self._store = None if store is None else _parse_size(store, f"store {of}")
         self._blocks = blocks or Blocks(provider=_local_provider())
+        channel = self._blocks.provider.channel
+        self._far = channel is not None and channel.remote
+        self._interchange = _check_interchange(interchange, channel, self._far, of)
         self._mpi = check_mpi(mpi, f"of executor {label!r}")
         launcher = self._blocks.launcher
         if not self._mpi and isinstance(launcher, RankLauncher):
@@ -237,7 +243,7 @@ class HighThroughputExecutor(BaseExecutor):
         access = session.placement.access
         session.client.hope()
         shape = self._blocks.shape
-        path = [os.path.abspath(entry) for entry in sys.path]
+        path = [] if self._far else [os.path.abspath(entry) for entry in sys.path]
         setup = ManagerSetup(
             access=access,
             block=block_id,
@@ -251,12 +257,16 @@ class HighThroughputExecutor(BaseExecutor):
             accelerators=self._accelerators or 0,
             affinity=self._affinity,
             environment={"WEFT_EXECUTOR": self.label, "WEFT_RUN_ID": session.run_id},
-            directory=os.getcwd(),
+            directory="" if self._far else os.getcwd(),
             large=self._large,
             store=self._store,
             mpi=tuple(self._mpi),
         )
-        return BlockCommand((sys.executable, "-m", f"{__package__}.manager"), setup.dump())
+        return BlockCommand((self._manager_python(), "-m", f"{__package__}.manager"), setup.dump())
+
+    def _manager_python(self) -> str:
+        """What starts managers, on their nodes."""
+        return "python3" if self._far else sys.executable
 
     def demand(self) -> ExecutorDemand:
         session = self._session
@@ -309,9 +319,16 @@ class HighThroughputExecutor(BaseExecutor):
     def _place(self, client: Client, setup: InterchangeSetup) -> Placement:
         if self._interchange == "thread":
             return InterchangeThread(self.label, client, setup, self._selector)
-        from .remote import InterchangeStream, open_process
+        from .remote import InterchangeStream, serve_in_process
 
-        return InterchangeStream(self.label, client, setup, self._selector, open_process)
+        if self._interchange == "process":
+            return InterchangeStream(self.label, client, setup, self._selector, serve_in_process)
+        from .agent.open import agent_opener
+
+        channel = self._blocks.provider.channel
+        assert channel is not None, "checked when the executor was made"
+        opener = agent_opener(channel, self._agent, setup, client.report)
+        return InterchangeStream(self.label, client, setup, self._selector, opener, watched=False)
 
     def _slots_per_node(self) -> int:
         return self._workers or self._blocks.cpus or available_cpus()
@@ -344,7 +361,8 @@ class _Session:
             address=executor._address,
             keys=None if executor._address is None else _make_keys(),
             # In this process it would keep alive what the client has let go.
-            remainder=0 if executor._interchange == "thread" else _REMAINDER,
+            remainder=_REMAINDERS[executor._interchange],
+            python=PYTHON,
         )
         self.placement = executor._place(self.client, setup)
         self.placement.start()
@@ -425,6 +443,25 @@ def _make_keys() -> Keys:
 def _loads(state: InterchangeState) -> dict[str, BlockLoad]:
     """What the interchange tells of its blocks, as the scaler wants it."""
     return {each.block: BlockLoad(each.managers, each.running, each.idle_for) for each in state.blocks}
+
+
+def _check_interchange(interchange: str, channel: Channel | None, far: bool, of: str) -> str:
+    """The placement: "thread", "process" or "agent"."""
+    if interchange == "auto":
+        return "agent" if far else "thread"
+    if interchange not in ("thread", "process", "agent"):
+        raise ConfigError(
+            f'interchange {of} must be "auto", "thread", "process" or "agent", not {interchange!r}',
+            "interchange",
+        )
+    if interchange == "agent" and channel is None:
+        raise ConfigError(
+            f'interchange {of}: "agent" is on the host of the provider\'s channel, and the provider has '
+            f"none: give it "
+            "one with channel=",
+            "interchange",
+        )
+    return interchange
 
 
 def _parse_size(value: int | str, field: str) -> int:

@@ -28,6 +28,7 @@ from typing import IO
 import msgspec
 from weft_interfaces import ChannelError, ConfigError, DeathCertificate, RemoteProcess
 
+from .agent.line import Line
 from .client import Client
 from .link import clear_away
 from .messages import (
@@ -46,7 +47,7 @@ from .selector import Selector
 from .setup import InterchangeSetup, ManagerAccess
 from .stream import StreamReader, pack
 
-__all__ = ["InterchangeStream", "open_process"]
+__all__ = ["InterchangeStream", "open_process", "serve_in_process"]
 
 _END = 2.0  # seconds that an interchange may take to end by itself
 _MOMENT = 0.1  # seconds in which what had come while this process was not running is read
@@ -59,8 +60,10 @@ _NOTHING = InterchangeState([], {}, {})
 
 
 class InterchangeStream:
-    """See the module, and :class:`~.placement.Placement`. ``open`` starts ``python -m
-    weft_executor_htex.interchange`` wherever it is to live.
+    """See the module, and :class:`~.placement.Placement`. ``open`` starts an interchange, wherever it is to
+    live, with this setup.
+
+    watched: whether one of which nothing is heard is ended here; else ``open`` sees to that.
     """
 
     def __init__(
@@ -69,7 +72,9 @@ class InterchangeStream:
         client: Client,
         setup: InterchangeSetup,
         selector: Selector,
-        open: Callable[[], RemoteProcess],
+        open: Callable[[bytes], RemoteProcess],
+        *,
+        watched: bool = True,
     ) -> None:
         self._label = label
         self._client = client
@@ -86,7 +91,7 @@ class InterchangeStream:
         self._early_deaths = 0
         self._process: RemoteProcess | None = None
         self._access: ManagerAccess | None = None
-        self._threshold = setup.heartbeat_threshold
+        self._threshold = setup.heartbeat_threshold if watched else math.inf
         self._heard_at = math.inf  # it is not waited for now, or is not there
         self._writer = threading.Thread(target=self._write, name=f"{label}-to-interchange", daemon=True)
         self._reader = threading.Thread(target=self._read, name=f"{label}-from-interchange", daemon=True)
@@ -145,11 +150,10 @@ class InterchangeStream:
 
     def _connect(self) -> None:
         """Start an interchange, and wait until it says where it listens."""
-        process = self._open()
+        process = self._open(self._setup)
         timer = threading.Timer(_START, process.close)
         timer.start()
         try:
-            process.write(b"".join(pack([self._setup])))
             reader, messages = StreamReader(), list[list[Frame]]()
             while not messages:
                 data = process.read(_RECEIVE)
@@ -197,7 +201,7 @@ class InterchangeStream:
         """End one of which nothing is heard: it may be that it has been stopped."""
         suspected_at: float | None = None
         patience = self._threshold
-        while not self._over.wait(patience):
+        while not self._over.wait(patience if patience < math.inf else None):
             process, heard_at = self._process, self._heard_at
             left = heard_at + self._threshold - time.monotonic()
             if left <= 0 and heard_at == suspected_at and process is not None and not self._stopping:
@@ -255,6 +259,7 @@ class InterchangeStream:
         with contextlib.suppress(TimeoutError, ChannelError):
             status = process.wait(1.0)
         tail = process.stderr_tail()
+        said = process.reason if isinstance(process, Line) else ""
         silent = time.monotonic() - self._heard_at
         endpoints = self._access.endpoints if self._access is not None else []
         self._process, self._access, self._heard_at = None, None, math.inf
@@ -266,7 +271,7 @@ class InterchangeStream:
             kind="interchange",
             exit_code=status if status is not None and status >= 0 else None,
             signal=-status if status is not None and status < 0 else None,
-            reason=f"nothing was heard of it for {silent:.1f} s" if silent > self._threshold else "",
+            reason=f"nothing was heard of it for {silent:.1f} s" if silent > self._threshold else said,
             stderr_tail=tail,
             time=time.time(),
         )
@@ -307,8 +312,16 @@ def _pickled(selector: Selector, label: str) -> bytes:
 # -- on this machine ----------------------------------------------------------------------------------------
 
 
-def open_process() -> RemoteProcess:
+def serve_in_process(setup: bytes) -> RemoteProcess:
     """An interchange that is a child of this process. Raises :class:`OSError`."""
+    process = open_process()
+    with contextlib.suppress(ChannelError):  # it has ended, and why will be read
+        process.write(b"".join(pack([setup])))
+    return process
+
+
+def open_process() -> RemoteProcess:
+    """What serves who says on its standard input how. Raises :class:`OSError`."""
     return _Child([sys.executable, "-m", f"{__package__}.interchange"])
 
 

@@ -10,7 +10,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import msgspec
@@ -20,74 +20,109 @@ from .messages import (
     Heartbeat,
     InterchangeState,
     Listening,
-    MalformedError,
     Message,
     Stop,
     Sync,
     decode,
     encode,
 )
+from .selector import Selector
 from .server import Server
 from .setup import InterchangeSetup
 from .stream import StreamReader, pack
 
-__all__ = ["main"]
+__all__ = ["Service", "main"]
 
 _STATE_EVERY = 0.25  # seconds, at least, between two words on how it is
 
 
-class _Service:
-    def __init__(self, setup: InterchangeSetup, incoming: int, outgoing: int) -> None:
-        self._server = Server(setup, pickle.loads(setup.selector), self._to_client)
-        self._client = self._server.connect(incoming, self._receive, self._lose_client, outgoing)
+class Service:
+    """An interchange that is not in its client's process. ``send`` takes what the client is to hear.
+
+    Raises :class:`OSError` when it cannot listen, and :class:`ValueError` for a selector that is not there.
+    """
+
+    def __init__(self, setup: InterchangeSetup, send: Callable[[list[Frame]], object]) -> None:
+        self.server = Server(setup, _load_selector(setup.selector), self._to_client)
+        self._send = send
         self._told: InterchangeState | None = None
         self._tell_at = self._beat_at = 0.0
         self._period = setup.heartbeat_period
-        self._ended = False
 
-    def run(self) -> None:
-        server = self._server
-        self._send(Listening(server.access))
-        try:
-            while not self._ended:
-                patience = server.prepare()
-                server.serve(server.wait(min(patience, self._tell())))
-        finally:
-            self._client.close()
-            server.close()
+    def begin(self) -> None:
+        """Say where it listens."""
+        self._send(encode(Listening(self.server.access)))
 
-    def _receive(self, frames: list[Frame]) -> None:
+    def receive(self, frames: list[Frame]) -> None:
+        """Take what the client says. Raises :class:`MalformedError`."""
         message = decode(frames)
         if type(message) is Sync:
-            self._send(message)
+            self._send(encode(message))
             return
-        self._server.interchange.from_client(message, frames[1:])
+        self.server.interchange.from_client(message, frames[1:])
 
-    def _lose_client(self, reason: str) -> None:
-        self._server.interchange.from_client(Stop("its client is gone"), ())
-        self._ended = True
+    def stop(self, reason: str) -> None:
+        """End all managers."""
+        self.server.interchange.from_client(Stop(reason), ())
 
     def _to_client(self, message: Message, payloads: Sequence[Frame]) -> None:
-        self._client.send(encode(message, payloads))
+        self._send(encode(message, payloads))
 
-    def _send(self, message: Message) -> None:
-        self._client.send(encode(message))
-
-    def _tell(self) -> float:
+    def tell(self) -> float:
         """Say how it is, if that has changed, or that it is still there. Returns for how many seconds that
         will do.
         """
         now = time.monotonic()
         if now >= self._tell_at:
             self._tell_at = now + _STATE_EVERY
-            state = self._server.state()
+            state = self.server.state()
             if self._told is None or _but_for_time(state) != _but_for_time(self._told):
                 self._told = state
-                self._send(state)
+                self._send(encode(state))
             elif now >= self._beat_at:
                 self._beat_at = now + self._period
-                self._send(Heartbeat())
+                self._send(encode(Heartbeat()))
         return self._tell_at - now
+
+
+def _load_selector(data: bytes) -> Selector:
+    try:
+        selector: Selector = pickle.loads(data)
+    except Exception as error:
+        raise ValueError(
+            f"the selector is not to be had where the interchange runs: {error}; take one of those with a "
+            f"name"
+        ) from error
+    return selector
+
+
+class _Process:
+    """The service of this process."""
+
+    def __init__(self, setup: InterchangeSetup, incoming: int, outgoing: int) -> None:
+        self._service = Service(setup, self._send)
+        self._client = self._service.server.connect(
+            incoming, self._service.receive, self._lose_client, outgoing
+        )
+        self._ended = False
+
+    def run(self) -> None:
+        server = self._service.server
+        self._service.begin()
+        try:
+            while not self._ended:
+                patience = server.prepare()
+                server.serve(server.wait(min(patience, self._service.tell())))
+        finally:
+            self._client.close()
+            server.close()
+
+    def _send(self, frames: list[Frame]) -> None:
+        self._client.send(frames)
+
+    def _lose_client(self, reason: str) -> None:
+        self._service.stop("its client is gone")
+        self._ended = True
 
 
 def _but_for_time(state: InterchangeState) -> InterchangeState:
@@ -109,7 +144,8 @@ def main() -> None:
     incoming, outgoing = os.dup(0), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # whatever is printed must not get among the messages
-    reader, messages = StreamReader(), list[list[Frame]]()
+    reader = StreamReader()
+    messages: list[list[Frame]] = []
     try:
         while not messages:
             data = os.read(incoming, 1 << 16)  # more comes only when it has said where it listens
@@ -117,8 +153,8 @@ def main() -> None:
                 _refuse(outgoing, "no setup on the standard input")
             messages = reader.feed(data)
         setup = InterchangeSetup.load(bytes(messages[0][0]))
-        service = _Service(setup, incoming, outgoing)
-    except (MalformedError, msgspec.MsgspecError, IndexError) as error:
+        service = _Process(setup, incoming, outgoing)
+    except (msgspec.MsgspecError, IndexError, ValueError) as error:  # MalformedError, too
         _refuse(outgoing, f"no setup on the standard input: {error}")
     except OSError as error:
         _refuse(outgoing, f"cannot listen: {error}")

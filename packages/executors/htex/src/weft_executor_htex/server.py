@@ -81,6 +81,7 @@ class Server:
                 prefetch=setup.prefetch,
                 selector=selector,
                 remainder=setup.remainder,
+                python=setup.python,
                 most_managers=descriptors.room(),
                 remedy=descriptors.remedy(),
             )

@@ -66,7 +66,7 @@ class InterchangeSetup(msgspec.Struct, frozen=True, kw_only=True):
     selector: pickled, for one that lives elsewhere; it comes from the client, and through its stream alone.
     address, keys: where managers on other machines reach it, and the keys of the run, needed for them.
     remainder: see :class:`Interchange`; one that lives elsewhere keeps some blobs, so that they need not come
-    again.
+    again. python: the client's, see there.
     """
 
     heartbeat_period: float
@@ -76,6 +76,7 @@ class InterchangeSetup(msgspec.Struct, frozen=True, kw_only=True):
     keys: Keys | None = None
     selector: bytes = b""
     remainder: int = 0
+    python: str = ""
 
     def dump(self) -> bytes:
         """As bytes, for :meth:`load`."""

@@ -75,6 +75,7 @@ class Interchange:
     gets the next calls; the least loaded unless said. remainder: bytes of blobs that it keeps although no
     waiting call needs them.
     most_managers: how many it holds; it refuses more, and ``remedy`` says what is to be done about it.
+    python: the client's, which managers must have, too; that of this process unless said.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Interchange:
         most_managers: int = sys.maxsize,
         remedy: str = "",
         remainder: int = 0,
+        python: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.malformed: Counter[str] = Counter()
@@ -105,6 +107,8 @@ class Interchange:
         self._grace = heartbeat_threshold / 3
         self._most_managers = most_managers
         self._remedy = remedy
+        self._python = python or PYTHON
+        self._held = False
         self._clock = clock
         self._next_beat = clock() + heartbeat_period
         self._listening = False
@@ -157,6 +161,20 @@ class Interchange:
         finally:
             self._listening = False
         self._dispatch()
+
+    def hold(self, held: bool) -> None:
+        """Give nothing out for now, or go on."""
+        if held is not self._held:
+            self._held = held
+            self._dispatch()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call runs, and none waits for what could run it."""
+        queue, roster = self.queue, self.roster
+        if not roster:
+            return True
+        return not (queue or queue.wide or queue.held or any(manager.calls for manager in roster))
 
     def _cancel(self, ids: Collection[int]) -> None:
         wanted = set(ids)
@@ -305,9 +323,10 @@ class Interchange:
                 f"the manager on {info.host} speaks protocol {info.protocol}, the interchange {PROTOCOL}: "
                 "install the same version of weft-executor-htex on both sides"
             )
-        if info.python != PYTHON:
+        if info.python != self._python:
             return (
-                f"the manager on {info.host} runs on Python {info.python}, the client on Python {PYTHON}: "
+                f"the manager on {info.host} runs on Python {info.python}, the client on Python "
+                f"{self._python}: "
                 "functions cannot pass between them; use the same minor version on both sides"
             )
         if info.block in self._ended_blocks:
@@ -496,7 +515,8 @@ class Interchange:
         """Give waiting calls to managers that have room."""
         if self._listening:
             return
-        self._give_out()
+        if not self._held:
+            self._give_out()
         if self.blobs and (dropped := self.blobs.evict()):
             self._to_client(Dropped(dropped), ())
 

@@ -1,0 +1,147 @@
+"""Where an agent has its things on the login node: for each run a directory of temporary files, with its
+socket,
+and beside the agent's file a record that says where that is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import sys
+import tempfile
+from typing import Any
+
+__all__ = ["RunPlace"]
+
+_TAIL = 4096
+
+
+class RunPlace:
+    """The place of one run, which need not be there. ``directory``: of its socket; empty when it is not
+    known.
+
+    Raises :class:`ValueError` for what is no id, and :class:`OSError` when nobody can say now where it is.
+    """
+
+    def __init__(self, run: str) -> None:
+        if not run.isalnum():
+            raise ValueError(f"{run!r} is no id of a run")
+        self.run = run
+        self._records = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "runs")
+        self._record = os.path.join(self._records, run)
+        self.about: dict[str, Any] = {}
+        with contextlib.suppress(FileNotFoundError, ValueError), open(self._record, encoding="utf-8") as file:
+            self.about = json.load(file)
+        self.directory = str(self.about.get("directory", ""))
+
+    def make(self) -> socket.socket:
+        """Make it. Returns the socket, on which the agent listens. Raises :class:`OSError`."""
+        self.directory = tempfile.mkdtemp(prefix=f"weft-agent-{self.run[:8]}-")
+        try:
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(self._socket)
+            listener.listen(16)
+            return listener
+        except BaseException:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            raise
+
+    def note(self) -> None:
+        """Write where it is; the calling process is the agent. Raises :class:`OSError`."""
+        os.makedirs(self._records, 0o700, exist_ok=True)
+        self.about = {"directory": self.directory, "host": socket.gethostname(), "pid": os.getpid()}
+        partial = f"{self._record}.part"
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump(self.about, file)
+        os.replace(partial, self._record)
+
+    def connect(self) -> socket.socket | None:
+        """A connection with the agent, None if there is none. What it has left, if it was killed, is
+        removed.
+        """
+        if not self._is_mine():
+            return None
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(self._socket)
+        except OSError:
+            connection.close()
+            return None
+        return connection
+
+    def why_gone(self) -> str:
+        """Why there is no agent, in words."""
+        here = socket.gethostname()
+        host = self.about.get("host", here)
+        if host != here:
+            return (
+                f"it runs on {host}, and this connection leads to {here}: name {host} instead of the "
+                f"address that "
+                "stands for several login nodes"
+            )
+        log = self.log_tail()
+        return "it has ended" + (f"; the end of its log:\n{log}" if log else "")
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the agent is on another host."""
+        here = socket.gethostname()
+        return bool(self.about.get("host", here) != here)
+
+    def log_tail(self) -> str:
+        """The last lines that the agent wrote."""
+        try:
+            with open(self.log, "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+                return file.read().decode(errors="replace").strip()
+        except OSError:
+            return ""
+
+    @property
+    def log(self) -> str:
+        """The file of what the agent writes to its stderr."""
+        return os.path.join(self.directory, "log")
+
+    @property
+    def _socket(self) -> str:
+        return os.path.join(self.directory, "agent")
+
+    def _is_mine(self) -> bool:
+        try:
+            found = os.lstat(self.directory)
+        except OSError:
+            return False
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+
+    def kill(self) -> None:
+        """End the agent, if it runs here, and remove what is left."""
+        pid = self.about.get("pid")
+        if isinstance(pid, int) and not self.elsewhere and self.run in _command(pid):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        if not self.elsewhere:
+            self.remove()
+
+    def remove(self) -> None:
+        """Remove all of it."""
+        if self._is_mine():
+            shutil.rmtree(self.directory, ignore_errors=True)
+        for path in (self._record, f"{self._record}.part"):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        with contextlib.suppress(OSError):  # others are there
+            os.rmdir(self._records)
+
+
+def _command(pid: int) -> str:
+    """The command of a process, where that can be seen."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""

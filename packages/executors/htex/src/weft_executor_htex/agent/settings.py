@@ -1,0 +1,47 @@
+"""How the agent works: the executor's parameter ``agent``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from weft_interfaces import ConfigError, parse_bytes, parse_seconds
+
+__all__ = ["AgentSettings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings:
+    """For an interchange that lives on the host of a channel.
+
+    python: what runs it there, 3.8 or newer; the first one on ``PATH`` that is new enough unless said.
+    Nothing needs
+    to be installed in it.
+    directory: where its file is kept there, relative to the home directory; ``~/.cache/weft`` unless said.
+    reconnect: seconds, or text such as ``"1h"``, for which a connection that broke is made again; then the
+    calls that
+    the agent had are lost.
+    on_client_loss: what it does when nobody came back for ``patience`` (seconds or text): ``"cancel"`` ends
+    its managers,
+    ``"drain"`` has them finish first what they were given, for its effects: nobody gets the results.
+    disk: bytes, or text such as ``"4GB"``, of results that wait in files for the connection to come back;
+    with more
+    waiting, it gives out no calls.
+    """
+
+    python: str | None = None
+    directory: str | None = None
+    reconnect: float | str = "1h"
+    on_client_loss: Literal["cancel", "drain"] = "cancel"
+    patience: float | str = "10min"
+    disk: int | str = "4GB"
+
+    def __post_init__(self) -> None:
+        for field in ("reconnect", "patience"):
+            object.__setattr__(self, field, parse_seconds(getattr(self, field), f"agent.{field}"))
+        object.__setattr__(self, "disk", parse_bytes(self.disk, "agent.disk"))
+        if self.on_client_loss not in ("cancel", "drain"):
+            raise ConfigError(
+                f'agent.on_client_loss must be "cancel" or "drain", not {self.on_client_loss!r}',
+                "agent.on_client_loss",
+            )

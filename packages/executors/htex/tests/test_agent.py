@@ -1,0 +1,733 @@
+"""An interchange on the far side of a channel: what becomes of it, and of its calls, when something
+breaks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import interpreters
+import pytest
+from weft_executor_htex import HighThroughputExecutor
+from weft_executor_htex.agent import line as line_module
+from weft_executor_htex.agent.bundle import BOOTSTRAP, bundle, modules
+from weft_executor_htex.agent.install import AgentHost
+from weft_executor_htex.agent.settings import AgentSettings
+from weft_executor_htex.remote import _Child
+from weft_interfaces import (
+    Blocks,
+    Call,
+    ChannelError,
+    CommandResult,
+    ConfigError,
+    InterchangeLostError,
+)
+from weft_interfaces.memory import InMemoryProvider
+from weft_interfaces.testing.calls import Gate, pass_gate
+
+pytestmark = pytest.mark.once
+
+PATIENCE = 30.0
+
+
+class Carrier(_Child):
+    """A connection that can be waited for: until it has carried so many bytes."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        super().__init__(argv)
+        self.carried = 0
+        self._more = threading.Condition()
+
+    def read(self, size: int) -> bytes:
+        data = super().read(size)
+        with self._more:
+            self.carried += len(data)
+            self._more.notify_all()
+        return data
+
+    def wait_for_bytes(self, count: int) -> None:
+        with self._more:
+            assert self._more.wait_for(lambda: self.carried >= count, PATIENCE)
+
+
+class PipeChannel:
+    """Commands of this machine with another home, whose connections can be cut."""
+
+    remote = False
+    host = "login"
+
+    def __init__(self, home: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.home = home
+        self.environment = {**os.environ, "HOME": str(home), **(environment or {})}
+        self.environment.pop("XDG_CACHE_HOME", None)
+        self.down = False
+        self.commands: list[list[str]] = []
+        self.files: list[str] = []
+        self.opened: list[Carrier] = []
+
+    def cut(self) -> None:
+        """The connection is lost, and what it carried."""
+        self.down = True
+        for process in self.opened:
+            process._process.kill()
+
+    def restore(self) -> None:
+        self.down = False
+
+    def _check(self, argv: Sequence[str]) -> None:
+        self.commands.append(list(argv))
+        if self.down:
+            raise ChannelError("no route to login")
+
+    def run(self, argv: Sequence[str], *, timeout: float | None = None, **_: Any) -> CommandResult:
+        self._check(argv)
+        ended = subprocess.run(
+            argv, capture_output=True, timeout=timeout, check=False, env=self.environment, cwd=self.home
+        )
+        return CommandResult(ended.returncode, ended.stdout, ended.stderr)
+
+    def open(self, argv: Sequence[str], **_: Any) -> Carrier:
+        self._check(argv)
+        self.opened.append(Carrier(["env", f"HOME={self.home}", *argv]))
+        return self.opened[-1]
+
+    def put(self, local: Path, remote: str) -> None:
+        self.files.append(remote)
+        shutil.copy(local, f"{remote}.part")
+        os.replace(f"{remote}.part", remote)
+
+    def get(self, remote: str, local: Path) -> None:
+        raise NotImplementedError
+
+    def makedirs(self, path: str, mode: int = 0o700) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None: ...
+
+
+class Provider(InMemoryProvider):
+    def __init__(self, channel: Any) -> None:
+        super().__init__()
+        self.channel = channel
+
+
+@pytest.fixture
+def channel(tmp_path: Path) -> Iterator[PipeChannel]:
+    home = tmp_path / "home of login"
+    home.mkdir()
+    channel = PipeChannel(home)
+    yield channel
+    for process in channel.opened:
+        process.close()
+    assert agents(channel) == [], "agents are left"
+
+
+def agents(channel: PipeChannel) -> list[int]:
+    """The agents and relays on this channel's host."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            command = Path(f"/proc/{name}/cmdline").read_bytes()
+            if os.fsencode(channel.home) in command and b".pyz\0" in command:
+                found.append(int(name))
+    return found
+
+
+def agent_of(channel: PipeChannel) -> int:
+    """The process of the only agent."""
+    (record,) = (channel.home / ".cache/weft/runs").iterdir()
+    return int(json.loads(record.read_text())["pid"])
+
+
+def directories(channel: PipeChannel) -> list[str]:
+    """Where the agents of this channel's host have their things."""
+    runs = channel.home / ".cache/weft/runs"
+    return [json.loads(record.read_text())["directory"] for record in runs.iterdir()] if runs.exists() else []
+
+
+@pytest.fixture
+def far(channel: PipeChannel, site: Callable[..., Any], monkeypatch: Any) -> Callable[..., Any]:
+    monkeypatch.setattr(line_module, "_FIRST_DELAY", 0.02)
+    monkeypatch.setattr(line_module, "_LAST_DELAY", 0.1)
+
+    def start(**settings: Any) -> Any:
+        names = ("python", "directory", "reconnect", "on_client_loss", "patience", "disk")
+        agent = {name: settings.pop(name) for name in names if name in settings}
+        wanted = {"provider": Provider(channel), "interchange": "agent", "heartbeat_threshold": 5.0}
+        return site(**{**wanted, **settings}, agent=AgentSettings(**agent))
+
+    return start
+
+
+def submit(here: Any, recorder: Any, function: Any, *arguments: tuple[Any, ...]) -> list[Call]:
+    calls = [recorder.call(function, *each) for each in arguments]
+    here.executor.submit(calls)
+    return calls
+
+
+def kinds(recorder: Any) -> list[str]:
+    return [event.kind for event in recorder.events if event.kind.startswith(("connection", "interchange"))]
+
+
+def _make_tasks() -> tuple[Any, ...]:
+    """Functions that travel by value: workers need not import this module."""
+
+    def append_line(path: str) -> int:
+        with open(path, "a") as file:
+            file.write("x\n")
+        return os.getpid()
+
+    def wait_and_append(gate: Any, path: str) -> None:
+        pass_gate(gate)
+        append_line(path)
+
+    def fill(size: int, path: str) -> bytes:
+        append_line(path)
+        return os.urandom(size)
+
+    return append_line, wait_and_append, fill
+
+
+append_line, wait_and_append, fill = _make_tasks()
+
+
+def _pythons() -> list[str]:
+    """This one, and those that are older than what the rest needs, if there are some."""
+    found = [sys.executable]
+    for version in ((3, 8), (3, 9)):
+        name = "python{}.{}".format(*version)
+        answers = [interpreters.probe(file) for file in interpreters.candidates() if file.name == name]
+        found += [str(path) for answer, path in filter(None, answers) if answer[:2] == version][:1]
+    return found
+
+
+# -- it works -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("python", _pythons())
+def test_calls_run(far: Any, recorder: Any, channel: PipeChannel, eventually: Any, python: str) -> None:
+    """On any Python from 3.8 on, with nothing but its standard library, and nothing is left."""
+    here = far(python=python)
+    here.start("b")
+    calls = submit(here, recorder, abs, *((-n,) for n in range(5000)))
+    assert [outcome.value for outcome in recorder.wait(*calls)] == list(range(5000))
+    assert recorder.value(here.executor, len, b"x" * 3_000_000) == 3_000_000
+    assert recorder.value(here.executor, bytes, 3_000_000) == bytes(3_000_000)
+    assert isinstance(recorder.error(here.executor, abs, "x"), TypeError)
+    with Gate() as gate:
+        (begun,) = submit(here, recorder, pass_gate, (gate.address,))
+        gate.wait_begun(PATIENCE)
+        here.executor.cancel([begun.id])
+        recorder.wait(begun)
+    (directory,) = directories(channel)
+    assert os.stat(directory).st_mode & 0o777 == 0o700
+    assert here.executor.shutdown() == []
+    eventually(lambda: agents(channel) == [], "its processes are gone")
+    assert not os.path.exists(directory)
+    assert [path for path in channel.home.rglob("*") if path.is_file()] == [
+        channel.home / ".cache/weft" / bundle().name
+    ]
+    assert kinds(recorder) == []
+
+
+@pytest.mark.parametrize("python", _pythons())
+def test_managers_come_from_other_machines(far: Any, recorder: Any, python: str) -> None:
+    here = far(python=python, address="127.0.0.1")
+    here.start("b")
+    calls = submit(here, recorder, abs, *((-n,) for n in range(1000)))
+    assert [outcome.value for outcome in recorder.wait(*calls)] == list(range(1000))
+    assert here.executor.command("x").input.count(b"tls://127.0.0.1:") == 1
+
+
+def test_auto_is_the_name_of_its_host(far: Any) -> None:
+    said = far(address="auto").executor.command("x").input
+    assert f"tls://{socket.gethostname()}:".encode() in said
+
+
+def test_its_file_is_sent_once(far: Any, recorder: Any, channel: PipeChannel) -> None:
+    here, there = far(label="here"), far(label="there")
+    assert channel.files == [str(channel.home / ".cache/weft" / bundle().name)]
+    for number, each in enumerate((here, there)):
+        each.start(f"b{number}")
+        assert recorder.value(each.executor, abs, -1) == 1
+    assert len(directories(channel)) == 2, "two runs do not disturb each other"
+    assert here.executor.shutdown() == []
+    assert recorder.value(there.executor, abs, -2) == 2
+
+
+def test_it_takes_little(far: Any, recorder: Any, channel: PipeChannel) -> None:
+    """Less than 60 MB, and less than 1 % of a processor while it is idle."""
+    here = far(heartbeat_period=5.0, heartbeat_threshold=30.0)
+    here.start("b")
+    calls = submit(here, recorder, abs, *((-n,) for n in range(20_000)))
+    recorder.wait(*calls)
+    agent = agent_of(channel)
+    before, begun = _cpu(agent), time.monotonic()
+    recorder.value(here.executor, time.sleep, 3.0)
+    share = (_cpu(agent) - before) / (time.monotonic() - begun)
+    status = Path(f"/proc/{agent}/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) / 1000
+    print(f"agent: {peak:.0f} MB at most, {100 * share:.2f} % of a processor when idle")
+    assert peak < 60
+    assert share < 0.02, "a hundredth, and as much for what the clock of the kernel rounds"
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_no_time_is_compared_between_hosts() -> None:
+    """The site's clock may be wrong by an hour: the agent never asks it."""
+    for module in modules():
+        if module == "roster":  # which compares what nodes say with its own: all of them are the site's
+            continue
+        path = Path(line_module.__file__).parents[1] / f"{module.replace('.', '/')}"
+        source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+        assert "time.time()" not in source, module
+
+
+# -- the connection breaks ----------------------------------------------------------------------------------
+
+
+def test_a_connection_that_was_lost_costs_nothing(
+    far: Any, recorder: Any, channel: PipeChannel, eventually: Any, tmp_path: Path
+) -> None:
+    """What runs meanwhile runs once, and its results come when there is a connection again."""
+    here = far()
+    here.start("b")
+    recorder.value(here.executor, abs, -1)
+    paths = [str(tmp_path / f"done-{n}") for n in range(20)]
+    with Gate() as gate:
+        held = submit(here, recorder, pass_gate, (gate.address,), (gate.address,))
+        gate.wait_begun(PATIENCE)
+        gate.wait_begun(PATIENCE)
+        calls = submit(here, recorder, append_line, *((path,) for path in paths))
+        here.executor.cancel([])
+        assert list(here.executor.cancel([calls[0].id])) == [calls[0].id], "it has heard of all"
+        channel.cut()
+    eventually(lambda: all(map(os.path.exists, paths[1:])), "they run meanwhile")
+    assert not recorder.outcomes.keys() & {call.id for call in calls[1:]}
+    later = submit(here, recorder, abs, (-7,))
+    channel.restore()
+    recorder.wait(*held, *calls, *later)
+    assert [Path(path).read_text() for path in paths[1:]] == ["x\n"] * 19
+    assert recorder.wait(*later)[0].value == 7
+    assert kinds(recorder)[0] == "connection.lost"
+    assert kinds(recorder)[-1] == "connection.restored"
+
+
+def test_relays_are_killed_again_and_again(
+    far: Any, recorder: Any, channel: PipeChannel, tmp_path: Path
+) -> None:
+    here = far()
+    here.start("b")
+    path = str(tmp_path / "lines")
+    calls: list[Call] = []
+    for _ in range(10):
+        calls += submit(here, recorder, append_line, *[(path,)] * 200)
+        channel.opened[-1]._process.kill()
+    values = [outcome.value for outcome in recorder.wait(*calls)]
+    assert len(values) == 2000
+    assert Path(path).read_text() == "x\n" * 2000
+    assert "interchange.lost" not in kinds(recorder)
+
+
+def test_a_large_result_passes_through_broken_connections(
+    far: Any, recorder: Any, channel: PipeChannel, eventually: Any
+) -> None:
+    here = far()
+    here.start("b")
+    recorder.value(here.executor, abs, -1)
+    (call,) = submit(here, recorder, os.urandom, (100_000_000,))
+    for number in range(3):
+        eventually(lambda number=number: len(channel.opened) > number, "it is connected again")
+        channel.opened[-1].wait_for_bytes(1_000_000)
+        channel.cut()
+        channel.restore()
+    assert len(recorder.wait(call)[0].value) == 100_000_000
+    assert channel.opened[0].carried < 100_000_000
+    assert kinds(recorder)[:2] == ["connection.lost", "connection.restored"]
+
+
+def _wait_for_cut(channel: PipeChannel, recorder: Any, eventually: Any) -> None:
+    channel.cut()
+    eventually(lambda: "connection.failed" in kinds(recorder), "the loss is noticed")
+
+
+def test_results_wait_in_files(
+    far: Any, recorder: Any, channel: PipeChannel, eventually: Any, tmp_path: Path
+) -> None:
+    """200 MB of them, in an agent that has less than 60 MB."""
+    here = far(large="10MB")
+    here.start("b")
+    recorder.value(here.executor, abs, -1)
+    path = str(tmp_path / "lines")
+    with Gate() as gate:
+        held = submit(here, recorder, pass_gate, (gate.address,), (gate.address,))
+        gate.wait_begun(PATIENCE)
+        calls = submit(here, recorder, fill, *((2_000_000, path) for _ in range(100)))
+        here.executor.cancel([held[1].id])
+        _wait_for_cut(channel, recorder, eventually)
+    eventually(lambda: os.path.exists(path) and Path(path).read_text() == "x\n" * 100, "all have run")
+    agent = agent_of(channel)
+    status = Path(f"/proc/{agent}/status").read_text()
+    assert int(status.partition("VmHWM:")[2].split()[0]) < 60_000
+    channel.restore()
+    assert [len(outcome.value) for outcome in recorder.wait(*calls)] == [2_000_000] * 100
+    assert Path(path).read_text() == "x\n" * 100
+
+
+def test_with_too_many_results_it_gives_out_no_calls(
+    far: Any, recorder: Any, channel: PipeChannel, eventually: Any, tmp_path: Path
+) -> None:
+    here = far(disk="4MB", large="10MB")
+    here.start("b")
+    recorder.value(here.executor, abs, -1)
+    path = tmp_path / "lines"
+    with Gate() as gate:
+        held = submit(here, recorder, pass_gate, (gate.address,), (gate.address,))
+        gate.wait_begun(PATIENCE)
+        calls = submit(here, recorder, fill, *((1_000_000, str(path)) for _ in range(40)))
+        here.executor.cancel([held[1].id])
+        _wait_for_cut(channel, recorder, eventually)
+    eventually(lambda: path.exists() and len(path.read_text()) >= 2 * 4, "some have run")
+    seen = -1
+    while seen != (now := len(path.read_text())):  # until nothing more runs for a while
+        seen = now
+        time.sleep(1.0)
+    assert seen < 2 * 40
+    channel.restore()
+    assert [len(outcome.value) for outcome in recorder.wait(*calls)] == [1_000_000] * 40
+    assert path.read_text() == "x\n" * 40
+
+
+def test_a_connection_that_does_not_come_back_is_given_up(
+    far: Any, recorder: Any, channel: PipeChannel, eventually: Any
+) -> None:
+    here = far(reconnect=0.5, patience=1.0)
+    here.start("b")
+    with Gate() as gate:
+        begun = submit(here, recorder, pass_gate, (gate.address,))
+        gate.wait_begun(PATIENCE)
+        channel.cut()
+        error = recorder.wait(*begun)[0].error
+    assert isinstance(error, InterchangeLostError)
+    assert "no connection could be made within 0.5 s: no route to login" in str(error)
+    eventually(lambda: agents(channel) == [], "it ends by itself")
+    assert directories(channel) == []
+
+
+# -- it dies ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_an_agent_is_lost(far: Any, recorder: Any, channel: PipeChannel, eventually: Any, how: str) -> None:
+    """Its calls are lost, its managers end, what it left is removed, and what comes later runs in the next
+    one's."""
+    here = far(heartbeat_threshold=1.5)
+    old = here.start("old")
+    recorder.value(here.executor, abs, -1)
+    with Gate() as gate:
+        begun = submit(here, recorder, pass_gate, (gate.address,))
+        gate.wait_begun(PATIENCE)
+        directories_before = directories(channel)
+        os.kill(agent_of(channel), signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+        error = recorder.wait(*begun)[0].error
+        assert isinstance(error, InterchangeLostError)
+        words = "it has ended" if how == "killed" else "the agent does not answer"
+        assert words in str(error)
+    assert old.wait(PATIENCE) == 0
+    eventually(lambda: _has_access(here.executor), "the next one is there")
+    here.start("new")
+    assert recorder.value(here.executor, abs, -3) == 3
+    assert not os.path.exists(directories_before[0])
+    assert len(directories(channel)) == 1
+
+
+def _has_access(executor: HighThroughputExecutor) -> bool:
+    try:
+        executor.command("x")
+    except ChannelError:
+        return False
+    return True
+
+
+def test_a_manager_is_killed(far: Any, recorder: Any) -> None:
+    here = far()
+    manager = here.start("b")
+    with Gate() as gate:
+        begun = submit(here, recorder, pass_gate, (gate.address,))
+        gate.wait_begun(PATIENCE)
+        manager.kill()
+        assert "manager" in str(recorder.wait(*begun)[0].error)
+    here.start("c")
+    assert recorder.value(here.executor, abs, -3) == 3
+
+
+# -- the client dies ----------------------------------------------------------------------------------------
+
+_CLIENT = """
+import sys, threading
+from pathlib import Path
+sys.path[:0] = {folders!r}
+import test_agent as t
+from weft_interfaces.testing.recorder import Recorder
+here = t.Path({home!r})
+channel = t.PipeChannel(here)
+executor = t.HighThroughputExecutor(
+    workers_per_node=2, blocks=t.Blocks(provider=t.Provider(channel)), interchange="agent",
+    heartbeat_period=0.2, heartbeat_threshold=5.0,
+    agent=t.AgentSettings(patience={patience}, on_client_loss={loss!r}),
+)
+recorder = Recorder(Path({folder_of_recorder!r}))
+executor.start(recorder)
+command = executor.command("b")
+manager = t.subprocess.Popen(list(command.argv), stdin=t.subprocess.PIPE, start_new_session=True)
+manager.stdin.write(command.input)
+manager.stdin.close()
+executor.submit([recorder.call(t.wait_and_append, {gate!r}, {path!r})])
+recorder.value(executor, abs, -1)
+print(manager.pid, flush=True)
+threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("loss", ["cancel", "drain"])
+def test_the_client_is_killed(channel: PipeChannel, tmp_path: Path, eventually: Any, loss: str) -> None:
+    """Within its patience the agent goes on; then it ends its managers, at once or when they have finished,
+    and leaves
+    nothing.
+    """
+    path = tmp_path / "done"
+    with Gate() as gate:
+        code = _CLIENT.format(
+            folders=[str(Path(each).parent) for each in (__file__, interpreters.__file__)],
+            home=str(channel.home),
+            patience=1.0,
+            loss=loss,
+            folder_of_recorder=str(tmp_path / "recorder"),
+            gate=gate.address,
+            path=str(path),
+        )
+        client = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        assert client.stdout is not None
+        manager = int(client.stdout.readline())
+        gate.wait_begun(PATIENCE)
+        (directory,) = directories(channel)
+        client.kill()
+        client.wait()
+        client.stdout.close()
+        if loss == "cancel":
+            eventually(lambda: agents(channel) == [], "it ends by itself")
+        else:
+            threading.Event().wait(2.0)  # twice the patience: it is still there
+            assert agent_of(channel) in agents(channel)
+    eventually(lambda: agents(channel) == [], "it ends by itself")
+    eventually(lambda: not os.path.exists(f"/proc/{manager}"), "so does its manager")
+    assert path.exists() == (loss == "drain")
+    assert not os.path.exists(directory)
+    assert directories(channel) == []
+
+
+# -- hosts that are not fit for it --------------------------------------------------------------------------
+
+
+def _executor(channel: PipeChannel, **agent: Any) -> HighThroughputExecutor:
+    return HighThroughputExecutor(
+        blocks=Blocks(provider=Provider(channel)), interchange="agent", agent=AgentSettings(**agent)
+    )
+
+
+def _refusal(channel: PipeChannel, recorder: Any, **agent: Any) -> str:
+    executor = _executor(channel, **agent)
+    with pytest.raises((ConfigError, ChannelError)) as caught:
+        executor.start(recorder)
+    assert executor.shutdown() == []
+    return str(caught.value)
+
+
+def test_no_python_is_said_in_words(channel: PipeChannel, recorder: Any, tmp_path: Path) -> None:
+    channel.environment["PATH"] = str(tmp_path)
+    words = _refusal(channel, recorder)
+    assert "3.8 or newer on login, and there is none: name one with AgentSettings(python=...)" in words
+
+
+def test_an_old_python_is_said_in_words(channel: PipeChannel, recorder: Any, tmp_path: Path) -> None:
+    for name in ("python3", "python"):
+        script = tmp_path / name
+        script.write_text('#!/bin/sh\n[ "$1" = -V ] && echo "Python 3.6.8"\nexit 1\n')
+        script.chmod(0o755)
+    channel.environment["PATH"] = str(tmp_path)
+    words = _refusal(channel, recorder)
+    assert "python3 is Python 3.6.8, python is Python 3.6.8: name one with AgentSettings(python=...)" in words
+
+
+def test_a_home_that_cannot_be_written_is_said_in_words(
+    channel: PipeChannel, recorder: Any, tmp_path: Path
+) -> None:
+    (channel.home / ".cache").write_text("no directory")
+    words = _refusal(channel, recorder)
+    assert ".cache" in words
+    assert "name another directory with AgentSettings(directory=...)" in words
+    other = tmp_path / "other"
+    executor = _executor(channel, directory=str(other))
+    executor.start(recorder)
+    assert executor.shutdown() == []
+    assert [path.name for path in other.iterdir()] == [bundle().name]
+
+
+def test_a_full_disk_is_said_in_words(channel: PipeChannel, recorder: Any, monkeypatch: Any) -> None:
+    def put(local: Path, remote: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(channel, "put", put)
+    words = _refusal(channel, recorder)
+    assert "No space left on device; if the disk is full, name another directory with Agent" in words
+
+
+def test_what_is_not_what_was_sent_is_sent_again_or_refused(
+    channel: PipeChannel, recorder: Any, monkeypatch: Any
+) -> None:
+    executor = _executor(channel)
+    executor.start(recorder)
+    assert executor.shutdown() == []
+    file = channel.home / ".cache/weft" / bundle().name
+    file.write_bytes(b"something else")
+    executor.start(recorder)
+    assert executor.shutdown() == []
+    assert file.read_bytes() == bundle().data
+    file.unlink()
+    monkeypatch.setattr(channel, "put", lambda local, remote: Path(remote).write_bytes(b"half of it"))
+    assert "is not what was sent there" in _refusal(channel, recorder)
+
+
+def test_old_versions_are_removed_after_a_while(channel: PipeChannel) -> None:
+    folder = channel.home / ".cache/weft"
+    folder.mkdir(parents=True)
+    for name, days in (("weft-agent-old.pyz", 100), ("weft-agent-new.pyz", 1), ("notes", 100)):
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - days * 86400,) * 2)
+    AgentHost(channel).prepare()  # type: ignore[arg-type]
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"weft-agent-new.pyz", "notes", bundle().name}
+
+
+def test_login_scripts_may_print(channel: PipeChannel, monkeypatch: Any, recorder: Any) -> None:
+    run, start = channel.run, channel.open
+
+    def noisy_run(argv: Sequence[str], **options: Any) -> CommandResult:
+        ended = run(argv, **options)
+        return ended._replace(stdout=b"Welcome!\n" + ended.stdout)
+
+    def noisy_open(argv: Sequence[str], **options: Any) -> Any:
+        return start(["sh", "-c", 'echo "Welcome!"; exec "$@"', "sh", *argv])
+
+    monkeypatch.setattr(channel, "run", noisy_run)
+    monkeypatch.setattr(channel, "open", noisy_open)
+    executor = _executor(channel)
+    executor.start(recorder)
+    assert executor.shutdown() == []
+
+
+def test_another_login_node_is_said_in_words(
+    far: Any, channel: PipeChannel, recorder: Any, eventually: Any
+) -> None:
+    """As where a name stands for several of them, which share the home directory: it may be the right one
+    next time."""
+    here = far()
+    here.start("b")
+    recorder.value(here.executor, abs, -1)
+    (record,) = (channel.home / ".cache/weft/runs").iterdir()
+    about = record.read_text()
+    channel.cut()
+    record.write_text(json.dumps({**json.loads(about), "host": "login2", "directory": "/nowhere"}))
+    channel.restore()
+    eventually(
+        lambda: any("it runs on login2" in str(event.data) for event in recorder.events), "the host is named"
+    )
+    record.write_text(about)
+    assert recorder.value(here.executor, abs, -2) == 2
+
+
+# -- its file -----------------------------------------------------------------------------------------------
+
+
+def test_the_same_sources_give_the_same_file() -> None:
+    code = "from weft_executor_htex.agent.bundle import bundle; print(bundle().digest)"
+    for seed in ("1", "2"):
+        said = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+        ).stdout
+        assert said.strip() == bundle().digest
+
+
+def test_it_needs_nothing_but_the_standard_library(tmp_path: Path) -> None:
+    """All of its modules can be imported where nothing else is."""
+    path = tmp_path / bundle().name
+    path.write_bytes(bundle().data)
+    code = f"import sys; sys.path[:] = [{str(path)!r}, *(p for p in sys.path if 'site-packages' not in p)]\n"
+    code += "".join(f"import weft_executor_htex.{module}\n" for module in modules())
+    for python in _pythons():
+        subprocess.run([python, "-I", "-S", "-c", code], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("version", [(2, 7), (3, 5), (3, 7)])
+def test_an_old_python_says_what_it_is(version: tuple[int, int], monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "version_info", (*version, 1))
+    with pytest.raises(SystemExit) as caught:
+        exec(compile(BOOTSTRAP, "__main__.py", "exec"), {"__name__": "__main__"})
+    assert caught.value.code == 78
+    assert "it needs Python 3.8 or newer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["start"], ["fly", "abc"], ["start", "../abc"]])
+def test_wrong_arguments_are_refused(tmp_path: Path, arguments: list[str]) -> None:
+    path = tmp_path / bundle().name
+    path.write_bytes(bundle().data)
+    ended = subprocess.run(
+        [sys.executable, str(path), *arguments], capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("weft agent: ")
+    assert "Traceback" not in ended.stderr
+
+
+# -- settings -----------------------------------------------------------------------------------------------
+
+
+def test_it_is_the_default_where_the_channel_leads_elsewhere(channel: PipeChannel, monkeypatch: Any) -> None:
+    blocks = Blocks(provider=Provider(channel))
+    assert HighThroughputExecutor(blocks=blocks)._interchange == "thread"
+    assert HighThroughputExecutor(blocks=Blocks(provider=InMemoryProvider()))._interchange == "thread"
+    monkeypatch.setattr(channel, "remote", True)
+    assert HighThroughputExecutor(blocks=blocks)._interchange == "agent"
+
+
+def test_an_agent_needs_a_channel() -> None:
+    with pytest.raises(ConfigError, match="the provider has none: give it one with channel="):
+        HighThroughputExecutor(blocks=Blocks(provider=InMemoryProvider()), interchange="agent")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("reconnect", "soon"), ("patience", -1), ("disk", "much"), ("on_client_loss", "wait")],
+)
+def test_settings_that_cannot_be_are_refused(field: str, value: Any) -> None:
+    with pytest.raises(ValueError if field != "on_client_loss" else ConfigError, match=f"agent.{field}"):
+        AgentSettings(**{field: value})
