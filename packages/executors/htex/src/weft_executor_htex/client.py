@@ -11,6 +11,7 @@ thread at a time, and one thread calls ``receive``. All else may be called from 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -56,8 +57,11 @@ from .messages import (
     Trouble,
 )
 from .packing import BlobSerializer
+from .versions import describe
 
 __all__ = ["Client", "Send"]
+
+_log = logging.getLogger("weft")
 
 Send: TypeAlias = "Callable[[Message, Sequence[Frame]], object]"
 
@@ -99,6 +103,7 @@ class Client:
         self._reporting = 0
         self._hopeless: str | None = None
         self._closing = False
+        self._differences: set[str] = set()
 
     # -- from any thread ------------------------------------------------------------------------------------
 
@@ -339,6 +344,7 @@ class Client:
             info = message.info
             self._slots += info.slots
             self._emit("manager.up", host=info.host, pid=info.pid, block=info.block, slots=info.slots)
+            self._compare(info)
         elif type(message) is ManagerGone:
             with self.changed:
                 gone = self.managers.pop(message.manager, None)
@@ -483,6 +489,17 @@ class Client:
     def report(self, kind: str, **data: object) -> None:
         """Pass an event on."""
         self._emit(kind, **data)
+
+    def _compare(self, info: Register) -> None:
+        """Say once that packages of managers are not those of the client."""
+        words = describe(info.versions)
+        if words and words not in self._differences:
+            self._differences.add(words)
+            remedy = 'install the same there, or set environment="pack"'
+            self._emit("environment.differs", host=info.host, packages=dict(info.versions), words=words)
+            _log.warning(
+                "executor %r: packages on %s are others: %s; %s", self._label, info.host, words, remedy
+            )
 
     def _emit(self, kind: str, **data: object) -> None:
         self._context.emit([Event(time.time(), kind, self._label, data)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import sys
 import threading
 import time
 import weakref
@@ -20,6 +19,7 @@ from weft_interfaces import (
     CallOptions,
     Channel,
     ConfigError,
+    Event,
     ExecutorContext,
     ExecutorDemand,
     InputError,
@@ -41,6 +41,7 @@ from weft_interfaces.processes import Catalogue, available_cpus
 from .agent.settings import AgentSettings
 from .client import Client
 from .client_blobs import ClientBlobs
+from .environment import find_environment
 from .interrupt import Uninterrupted
 from .messages import PYTHON, Drain, EndBlock, InterchangeState, Message, MoveEnd, Stop
 from .nodes import check_mpi
@@ -48,7 +49,7 @@ from .packing import BlobSerializer
 from .placement import InterchangeThread, Placement
 from .seats import check_accelerators, check_affinity, share_of_accelerators
 from .selector import Selector, find_selector
-from .setup import InterchangeSetup, Keys, ManagerSetup, user_path
+from .setup import InterchangeSetup, Keys, ManagerSetup
 
 __all__ = ["HighThroughputExecutor"]
 
@@ -88,6 +89,11 @@ class HighThroughputExecutor(BaseExecutor):
     mpi: what starts the ranks of tasks that have several: ``"srun"``, ``"mpirun"`` or ``"mpiexec"``, or a
     list of it and further options, such as ``["srun", "--mpi=pmix"]``. Unless said, it is the program of the
     block's launcher, or else what the node has.
+    environment: where managers get Python and packages. ``"pack"`` sends the client's own, ``"pack:PATH"``
+    another one of this machine; the path of an environment, or a command such as ``"python3"``, is one of the
+    nodes. Unless said it is the client's own: as it is where nodes share its files, else packed.
+    scratch: the directory of the nodes where what is sent is unpacked, such as ``"/scratch/$USER"``; a
+    temporary one with enough room unless said.
     """
 
     in_blocks = True
@@ -111,6 +117,8 @@ class HighThroughputExecutor(BaseExecutor):
         large: int | str = "100kB",
         store: int | str | None = None,
         mpi: str | Sequence[str] = "auto",
+        environment: str | None = None,
+        scratch: str | None = None,
     ) -> None:
         super().__init__(label)
         of = f"of executor {label!r}"
@@ -150,6 +158,7 @@ class HighThroughputExecutor(BaseExecutor):
         launcher = self._blocks.launcher
         if not self._mpi and isinstance(launcher, RankLauncher):
             self._mpi = [launcher.rank_program]
+        self._environment = find_environment(environment, scratch, label)
         self._lifecycle = threading.Lock()
         self._session: _Session | None = None
         self._finalizer: weakref.finalize[[bool, float], HighThroughputExecutor] | None = None
@@ -243,7 +252,7 @@ class HighThroughputExecutor(BaseExecutor):
         access = session.placement.access
         session.client.hope()
         shape = self._blocks.shape
-        path = [] if self._far else [os.path.abspath(entry) for entry in sys.path]
+        prepared = session.prepared
         setup = ManagerSetup(
             access=access,
             block=block_id,
@@ -251,9 +260,9 @@ class HighThroughputExecutor(BaseExecutor):
             gpus=int(self._gpus_each * (self._workers or 0) + 0.5),
             walltime=shape.walltime,
             heartbeat_threshold=self._threshold,
-            path=path,
+            path=prepared.path,
             preload=self._preload,
-            user_path=user_path(path),
+            user_path=prepared.user_path,
             accelerators=self._accelerators or 0,
             affinity=self._affinity,
             environment={"WEFT_EXECUTOR": self.label, "WEFT_RUN_ID": session.run_id},
@@ -261,12 +270,9 @@ class HighThroughputExecutor(BaseExecutor):
             large=self._large,
             store=self._store,
             mpi=tuple(self._mpi),
+            versions=prepared.versions,
         )
-        return BlockCommand((self._manager_python(), "-m", f"{__package__}.manager"), setup.dump())
-
-    def _manager_python(self) -> str:
-        """What starts managers, on their nodes."""
-        return "python3" if self._far else sys.executable
+        return BlockCommand(prepared.command(f"{__package__}.manager"), setup.dump())
 
     def demand(self) -> ExecutorDemand:
         session = self._session
@@ -350,6 +356,8 @@ class _Session:
         self._context = context
         self.run_id = context.run_id
         self._refusal = weakref.WeakMethod(executor.refusal)
+        channel = executor._blocks.provider.channel
+        self.prepared = executor._environment.prepare(channel, self._report)
         blobs = ClientBlobs()
         serializer = BlobSerializer(cloudpickle.Pickler, executor._large, blobs)
         self._catalogue = Catalogue(serializer, self._refuse, executor._slots_per_node(), serializer.pack)
@@ -368,6 +376,9 @@ class _Session:
         self.placement.start()
         self._ending = threading.Lock()
         self._ended = False
+
+    def _report(self, kind: str, **data: object) -> None:
+        self._context.emit([Event(time.time(), kind, self._label, data)])
 
     def _refuse(self, options: CallOptions) -> InputError | None:
         refusal = self._refusal()

@@ -272,7 +272,7 @@ class Lost(_Message, frozen=True):
 class Register(_Message, frozen=True):
     """A manager is there. ``memory``: bytes of its node; ``ends_at``: when its block is over, seconds since
     the epoch. ``once``: what no other registration has; empty is for who has nothing to fear from others that
-    send the same.
+    send the same. ``versions``: of packages of which the client has another version; empty is for none.
     """
 
     protocol: int
@@ -285,6 +285,7 @@ class Register(_Message, frozen=True):
     gpus: int
     ends_at: float | None
     once: bytes = b""
+    versions: dict[str, str] = {}
 
 
 class ManagerUp(_Message, frozen=True):

@@ -97,7 +97,8 @@ class ManagerSetup(msgspec.Struct, frozen=True):
     those of ``user_path``, which is the user's own part of it.
     accelerators, affinity: see :mod:`.seats`. environment: of all workers. directory: where calls run, if the
     node has it. large: bytes from which on data are blobs. store: bytes of blobs that the node has in memory;
-    None for a quarter of what is free. mpi: what starts ranks, see :func:`.nodes.check_mpi`.
+    None for a quarter of what is free. mpi: what starts ranks, see :func:`.nodes.check_mpi`. versions: of
+    the client's packages, by distribution.
     """
 
     access: ManagerAccess
@@ -116,6 +117,7 @@ class ManagerSetup(msgspec.Struct, frozen=True):
     large: int = 100_000
     store: int | None = None
     mpi: tuple[str, ...] = ()
+    versions: Mapping[str, str] = {}
 
     def dump(self) -> bytes:
         """As bytes, for :meth:`load`."""
