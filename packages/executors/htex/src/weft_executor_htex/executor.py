@@ -67,8 +67,9 @@ class HighThroughputExecutor(BaseExecutor):
     prefetch: calls sent ahead for each worker however long they take; short ones are sent ahead in any case.
     heartbeat_period, heartbeat_threshold: seconds, or text such as ``"30s"``; a manager, or an interchange,
     of which nothing was heard for the threshold is lost.
-    address: where managers on other machines reach this one, a name or an IP address; None is for blocks of
-    this machine alone. Traffic that leaves the machine is encrypted, and both ends authenticate each other.
+    address: where managers on other machines reach this one, a name or an IP address, or several with commas
+    between them; None is for blocks of this machine alone. Traffic that leaves the machine is encrypted, and
+    both ends authenticate each other. An agent is reached by any of its host's addresses unless this is said.
     preload: modules that workers have imported before they get calls.
     accelerators: how many devices each node has, or their names; each worker gets its part of them for itself
     (``CUDA_VISIBLE_DEVICES`` and the like), and there are as many workers as accelerators unless said. A name
@@ -79,9 +80,9 @@ class HighThroughputExecutor(BaseExecutor):
     so that idle blocks can be given back), or an object, see :class:`weft_executor_htex.selector.Selector`.
     interchange: where the interchange lives, ``"thread"`` (of this process), ``"process"`` (one of its own:
     it never waits for this one, and its loss costs no more than the calls that it had), or ``"agent"``: on
-    the
-    host of the provider's channel, with no other connection than the channel's own; it outlives that. Unless
-    said, it is the agent where the channel leads to another host, else the thread. agent: how that works.
+    the host of the provider's channel, with no other connection than the channel's own; it outlives that.
+    Unless said, it is the agent where the channel leads to another host, else the thread. agent: how that
+    works.
     large: bytes, or text such as ``"100kB"``; what is larger inside arguments and results is sent to a node
     once, and mapped by its workers: arrays then are read-only, and ``array.copy()`` is not.
     store: bytes of these that a node has in shared memory, as a number or text; a quarter of what is free
@@ -362,12 +363,15 @@ class _Session:
         serializer = BlobSerializer(cloudpickle.Pickler, executor._large, blobs)
         self._catalogue = Catalogue(serializer, self._refuse, executor._slots_per_node(), serializer.pack)
         self.client = Client(executor.label, context, serializer, blobs)
+        address = executor._address
+        if address is None and executor._interchange == "agent":
+            address = "auto"
         setup = InterchangeSetup(
             heartbeat_period=executor._period,
             heartbeat_threshold=executor._threshold,
             prefetch=executor._prefetch,
-            address=executor._address,
-            keys=None if executor._address is None else _make_keys(),
+            address=address,
+            keys=None if address is None else _make_keys(),
             # In this process it would keep alive what the client has let go.
             remainder=_REMAINDERS[executor._interchange],
             python=PYTHON,

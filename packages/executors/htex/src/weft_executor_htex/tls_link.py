@@ -33,12 +33,14 @@ def make_end(endpoint: Endpoint, access: ManagerAccess) -> TlsEnd:
 class TlsLink:
     """See :class:`~.link.Link`. Its ``fileno`` stays the same however often it connects.
 
-    ``place``: host and port. ``threshold``: seconds; for a tenth of it, each address may take to answer.
+    ``place``: hosts, with commas between them, and port. ``threshold``: seconds; for a tenth of it, each
+    address may take to answer.
     """
 
     def __init__(self, place: str, end: TlsEnd, threshold: float) -> None:
-        host, _, port = place.rpartition(":")
-        self._place, self._host, self._port = place, host.strip("[]"), int(port)
+        hosts, _, port = place.rpartition(":")
+        self._place, self._port = place, int(port)
+        self._hosts = [host.strip("[]") for host in hosts.split(",")]
         self._end = end
         self._threshold = threshold
         self._id = secrets.token_bytes(ID_SIZE)
@@ -138,10 +140,18 @@ class TlsLink:
             self._lose("no answer")
 
     def _next_address(self) -> tuple[socket.AddressFamily, tuple[object, ...]]:
-        """That of the host; where it has several, another one each time."""
+        """That of the host; where it has several, another one each time. Raises :class:`OSError`."""
         if not self._addresses:
-            found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-            self._addresses = [(family, address) for family, _, _, _, address in found]
+            trouble = OSError("no host")
+            for host in self._hosts:
+                try:
+                    found = socket.getaddrinfo(host, self._port, type=socket.SOCK_STREAM)
+                except OSError as error:  # this network may know it by another name
+                    trouble = error
+                else:
+                    self._addresses += [(family, address) for family, _, _, _, address in found]
+            if not self._addresses:
+                raise trouble
         self._attempts += 1
         return self._addresses[(self._attempts - 1) % len(self._addresses)]
 

@@ -25,6 +25,7 @@ import msgspec
 
 from ..serve import Service
 from ..setup import InterchangeSetup
+from .addresses import own_addresses
 from .link import Link
 from .outbox import Outbox
 from .places import RunPlace
@@ -100,10 +101,10 @@ def _begin(
 
 
 def _find_address(setup: InterchangeSetup) -> InterchangeSetup:
-    """Where it says "auto", that is the name that this host has for itself."""
+    """Where it says "auto", managers try all that may lead to this host."""
     if setup.address != "auto":
         return setup
-    found: InterchangeSetup = msgspec.structs.replace(setup, address=socket.gethostname())
+    found: InterchangeSetup = msgspec.structs.replace(setup, address=",".join(own_addresses()))
     return found
 
 
