@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from servers.site import Site
+from servers.process import program
+from servers.site import Site, remote_site
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(300)]
 
@@ -85,3 +87,71 @@ def test_the_census_runs_over_one_connection_by_configuration_alone(
     assert after.connections - before.connections == 1
     assert after.refused == before.refused
     assert after.called_back == before.called_back
+
+
+@pytest.mark.parametrize("kind", ["ssh", "openssh"])
+def test_the_census_runs_through_a_jump_host(
+    behind: Site, root: Path, tmp_path: Path, census: str, kind: str
+) -> None:
+    before = behind.counters()
+    config = configuration(tmp_path, behind.channel(kind))
+    done = weft_run(tmp_path, config, root / "examples/census/census.py", *SMALL)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert (tmp_path / "census-output/census.csv").read_text() == census
+    after = behind.counters()
+    assert after.connections - before.connections == 1
+    assert after.called_back == before.called_back
+
+
+@pytest.fixture(scope="module")
+def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site of which a jump host alone is reached."""
+    with remote_site(
+        tmp_path_factory.mktemp("site") / "s", jump=True, compute_python=Path(sys.executable)
+    ) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site whose login node asks for a key and a one-time password."""
+    with remote_site(
+        tmp_path_factory.mktemp("site") / "s", auth="keyotp", compute_python=Path(sys.executable)
+    ) as site:
+        yield site
+
+
+def test_a_second_factor_is_asked_for_once_in_a_terminal(
+    guarded: Site, root: Path, tmp_path: Path, census: str
+) -> None:
+    config = configuration(tmp_path, guarded.channel("ssh"))
+    script = root / "examples/census/census.py"
+    terminal, end = pty.openpty()
+    command = [program("setsid"), "--ctty", "--wait", sys.executable, "-m", "weft", "run", "--quiet"]
+    with subprocess.Popen(
+        [*command, "--config", str(config), str(script), "--", *SMALL],
+        cwd=tmp_path,
+        stdin=end,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.close(end)
+        shown = b""
+        while b"password" not in shown.lower():
+            shown += os.read(terminal, 4096)
+        os.write(terminal, f"{guarded.code()}\n".encode())
+        stdout, stderr = process.communicate(timeout=200)
+    os.close(terminal)
+    assert process.returncode == 0, f"{stdout}\n{stderr}"
+    assert (tmp_path / "census-output/census.csv").read_text() == census
+
+
+def test_a_second_factor_is_asked_for_once_by_the_users_own_ssh(
+    guarded: Site, root: Path, tmp_path: Path, census: str
+) -> None:
+    config = configuration(tmp_path, guarded.channel("openssh"))
+    answers = guarded.answers(guarded.code(), "this is asked once")
+    done = weft_run(tmp_path, config, root / "examples/census/census.py", *SMALL, environment=answers)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert (tmp_path / "census-output/census.csv").read_text() == census
