@@ -1,4 +1,4 @@
-"""The pilot executor of Weft: interchange, managers and workers over ZeroMQ.
+"""The pilot executor of Weft: interchange, managers and workers.
 
 Its modules are imported when they are first used: a manager does not pay for the client's.
 """
