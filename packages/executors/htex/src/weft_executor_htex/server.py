@@ -62,7 +62,7 @@ class Server:
         self._port: Port | None = None
         self._listener: socket.socket | None = None
         descriptors.raise_limit()
-        self._directory = tempfile.mkdtemp(prefix="weft-")
+        self._directory: str | None = None
         self._selector = selectors.DefaultSelector()
         try:
             address = setup.address
@@ -92,6 +92,7 @@ class Server:
         self.access = ManagerAccess([endpoint], identity)
 
     def _listen_here(self) -> Endpoint:
+        self._directory = tempfile.mkdtemp(prefix="weft-")
         path = os.path.join(self._directory, "interchange")
         listener = socket.socket(socket.AF_UNIX)
         self._listener = listener
@@ -234,7 +235,8 @@ class Server:
         self._selector.close()
         if self._listener is not None:
             self._listener.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def _make_listener() -> socket.socket:
