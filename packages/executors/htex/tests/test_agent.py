@@ -130,7 +130,10 @@ def channel(tmp_path: Path) -> Iterator[PipeChannel]:
     yield channel
     for process in channel.opened:
         process.close()
-    assert agents(channel) == [], "agents are left"
+    deadline = time.monotonic() + PATIENCE
+    while agents(channel):
+        assert time.monotonic() < deadline, "agents are left"
+        time.sleep(0.01)
 
 
 def agents(channel: PipeChannel) -> list[int]:
@@ -353,12 +356,13 @@ def test_a_large_result_passes_through_broken_connections(
     (call,) = submit(here, recorder, os.urandom, (100_000_000,))
     for number in range(3):
         eventually(lambda number=number: len(channel.opened) > number, "it is connected again")
-        channel.opened[-1].wait_for_bytes(1_000_000)
+        channel.opened[-1].wait_for_bytes(1 if number else 1_000_000)  # later ones may carry little
         channel.cut()
         channel.restore()
     assert len(recorder.wait(call)[0].value) == 100_000_000
     assert channel.opened[0].carried < 100_000_000
-    assert kinds(recorder)[:2] == ["connection.lost", "connection.restored"]
+    assert kinds(recorder)[0] == "connection.lost"
+    assert kinds(recorder)[-1] == "connection.restored"
 
 
 def _wait_for_cut(channel: PipeChannel, recorder: Any, eventually: Any) -> None:
