@@ -1,4 +1,4 @@
-"""Runs of this machine on the Slurm of a remote site, of which nothing but one login node's ssh is reached."""
+"""Runs on the Slurm of a remote site, of which nothing but one login node's ssh is reached."""
 
 from __future__ import annotations
 

@@ -358,7 +358,6 @@ class _Session:
         self.run_id = context.run_id
         self._refusal = weakref.WeakMethod(executor.refusal)
         channel = executor._blocks.provider.channel
-        self.prepared = executor._environment.prepare(channel, self._report)
         blobs = ClientBlobs()
         serializer = BlobSerializer(cloudpickle.Pickler, executor._large, blobs)
         self._catalogue = Catalogue(serializer, self._refuse, executor._slots_per_node(), serializer.pack)
@@ -378,6 +377,13 @@ class _Session:
         )
         self.placement = executor._place(self.client, setup)
         self.placement.start()
+        try:
+            # Only now: what is wrong with the host is known before much is sent there.
+            self.prepared = executor._environment.prepare(channel, self._report)
+        except BaseException:
+            self.tell(Stop("the run has not begun"))
+            self.placement.stop(_END)
+            raise
         self._ending = threading.Lock()
         self._ended = False
 

@@ -28,7 +28,7 @@ _KEPT = 30  # days that nobody has used an archive
 _FIND = """
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/weft/environments
 if [ -d "$cache" ]; then find "$cache" -type f -mtime +"$1" -exec rm -f {} +; fi
-printf %s "$cache"
+printf '\nweft-cache:%s\n' "$cache"
 """
 _HAVE = """[ "$(wc -c <"$1" 2>/dev/null || echo no)" -eq "$2" ] 2>/dev/null && touch "$1" """
 
@@ -123,9 +123,10 @@ class Depot:
 
     def _find(self, channel: Channel) -> str:
         done = channel.run(["sh", "-c", _FIND, "sh", str(_KEPT)], timeout=_TIMEOUT)
-        there = done.stdout.decode(errors="replace")
+        said = done.stdout.decode(errors="replace")
+        there = said.rpartition("\nweft-cache:")[2].rstrip("\n")
         if done.exit_status or not there.startswith("/"):
-            words = done.stderr.decode(errors="replace").strip() or f"it says {there!r}"
+            words = done.stderr.decode(errors="replace").strip() or f"it says {said!r}"
             raise ChannelError(f"{channel.host} has no directory for archives: {words}")
         return there
 
