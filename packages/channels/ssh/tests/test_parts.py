@@ -49,7 +49,7 @@ def test_sums_are_those_of_the_systems_own_commands(data: bytes) -> None:
     assert (ours.size, digest(io.BytesIO(data + b"more"), len(data))) == (len(data), ours)
 
 
-@pytest.mark.parametrize("data", [b"", b"x", b"weft" * 100_000])
+@pytest.mark.parametrize("data", [b"", b"x", b"weft" * 100_000], ids=["empty", "one", "many"])
 def test_cksum(data: bytes) -> None:
     said = subprocess.run(["cksum"], input=data, capture_output=True, check=True).stdout.split()
     assert digest(io.BytesIO(data)).cksum == int(said[0])
