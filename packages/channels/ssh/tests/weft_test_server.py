@@ -133,10 +133,10 @@ class _Interface(paramiko.ServerInterface):
             return
 
         def back() -> None:
-            with contextlib.suppress(OSError, paramiko.SSHException):
+            with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # the connection has gone
                 while data := there.recv(65536):
                     channel.sendall(data)
-            channel.close()
+                channel.close()
 
         reader = threading.Thread(target=back, daemon=True)
         reader.start()

@@ -114,6 +114,11 @@ def test_workers_are_killed_in_the_middle_of_many_calls(site: Any, recorder: Any
 # -- managers ---------------------------------------------------------------------------------------------
 
 
+def children(pid: int) -> list[int]:
+    """The processes that it has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def lose_a_manager(site: Any, recorder: Any, gate: Gate, strike: Callable[[int], None]) -> float:
     """Two calls have begun in a manager and others wait when it is struck: how long until that is noticed."""
     manager = site.start("first")
@@ -153,6 +158,19 @@ def test_a_manager_falls_silent(site: Any, recorder: Any, gate: Gate) -> None:
 def test_a_manager_is_ended(site: Any, recorder: Any, gate: Gate) -> None:
     """It says so itself, at once."""
     assert lose_a_manager(site(), recorder, gate, lambda pid: os.kill(pid, signal.SIGTERM)) < 1.5
+
+
+def test_a_manager_is_ended_after_its_workers(site: Any, recorder: Any, gate: Gate, eventually: Any) -> None:
+    """As by a batch system that ends a block: the calls were lost with it, not with their workers."""
+
+    def end_all(pid: int) -> None:
+        before = children(pid)
+        for each in (*before, *(child for template in before for child in children(template))):
+            os.kill(each, signal.SIGTERM)
+        eventually(lambda: set(children(pid)) - set(before), "it has noticed, and starts others")
+        os.kill(pid, signal.SIGTERM)
+
+    assert lose_a_manager(site(), recorder, gate, end_all) < 2.5
 
 
 def test_a_drained_manager_finishes_and_ends(site: Any, recorder: Any, gate: Gate) -> None:

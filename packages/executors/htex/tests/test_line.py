@@ -370,8 +370,8 @@ def test_an_outbox_gives_every_byte_again(data: Any) -> None:
     """Whatever was put in, sent, confirmed and sent again: what comes from a place is what was put there."""
     import tempfile
 
-    with tempfile.TemporaryDirectory() as folder:
-        outbox = Outbox(data.draw(st.sampled_from([0, BLOCK, 3 * BLOCK])), folder)
+    memory = data.draw(st.sampled_from([0, BLOCK, 3 * BLOCK]))
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(Outbox(memory, folder)) as outbox:
         all_of_it = bytearray()
         for _ in range(data.draw(st.integers(1, 20))):
             step = data.draw(st.sampled_from(["append", "next", "confirm", "rewind"]))
@@ -398,7 +398,6 @@ def test_an_outbox_gives_every_byte_again(data: Any) -> None:
         while (sent := outbox.next(BLOCK, 1 << 40)) is not None:
             rest += sent[1]
         assert rest == all_of_it[start:]
-        outbox.close()
 
 
 def test_an_outbox_has_little_in_memory(tmp_path: Path) -> None:

@@ -148,6 +148,11 @@ class HighThroughputExecutor(BaseExecutor):
         self._gpus_each = share_of_accelerators(self._accelerators, self._workers)
         self._affinity = check_affinity(affinity, self._workers, of)
         self._selector = find_selector(selector, f"selector {of}")
+        if interchange not in ("auto", "thread", "process", "agent"):
+            raise ConfigError(
+                f'interchange {of} must be "auto", "thread", "process" or "agent", not {interchange!r}',
+                "interchange",
+            )
         self._agent = agent or AgentSettings()
         self._large = _parse_size(large, f"large {of}")
         self._store = None if store is None else _parse_size(store, f"store {of}")
@@ -470,16 +475,10 @@ def _check_interchange(interchange: str, channel: Channel | None, far: bool, of:
     """The placement: "thread", "process" or "agent"."""
     if interchange == "auto":
         return "agent" if far else "thread"
-    if interchange not in ("thread", "process", "agent"):
-        raise ConfigError(
-            f'interchange {of} must be "auto", "thread", "process" or "agent", not {interchange!r}',
-            "interchange",
-        )
     if interchange == "agent" and channel is None:
         raise ConfigError(
             f'interchange {of}: "agent" is on the host of the provider\'s channel, and the provider has '
-            f"none: give it "
-            "one with channel=",
+            "none: give it one with channel=",
             "interchange",
         )
     return interchange

@@ -21,7 +21,14 @@ from types import FrameType
 from typing import Any
 
 import msgspec
-from weft_interfaces import CallOptions, LostError, PickleSerializer, ResourcesError, SerializationError
+from weft_interfaces import (
+    CallOptions,
+    LostError,
+    PickleSerializer,
+    ResourcesError,
+    SerializationError,
+    WorkerLostError,
+)
 from weft_interfaces.processes import (
     Ending,
     Entry,
@@ -73,6 +80,7 @@ __all__ = ["ManagerProcess", "main"]
 
 _LARGE = 1 << 16  # bytes from which on a result travels in a frame of its own
 _ERROR = 3  # see frames.ERROR
+_SAME_BLOW = 0.5  # seconds in which what has ended a worker may end this process, too
 _SAY_AFTER = 0.02  # seconds that a call has run when the interchange is told that it has begun
 
 
@@ -98,6 +106,7 @@ class ManagerProcess:
         self._options: dict[int, OptionsRecord] = {}
         self._own_options = itertools.count(-1, -1)  # numbers of options that hold for one call
         self._endings: list[Ending] = []
+        self._doubtful: list[tuple[float, Ending]] = []  # and when they are told, see _note_endings
         self._handed: list[Entry] = []  # of which the interchange has not been told
         self._say_at = math.inf
         self._heard_at = time.monotonic()
@@ -122,7 +131,7 @@ class ManagerProcess:
         )
         try:
             self._staff = Staff(
-                "manager", settings, self._endings.extend, self._note, handing=self._hand, thread=False
+                "manager", settings, self._note_endings, self._note, handing=self._hand, thread=False
             )
         except BaseException:
             self._store.close()
@@ -168,8 +177,10 @@ class ManagerProcess:
 
     def _pump(self) -> float | None:
         """Send and receive what there is. Returns when to come back at the latest; None to end."""
-        self._flush()
         now = time.monotonic()
+        if self._reason is None:
+            self._believe(now)
+        self._flush()
         if now - self._heard_at > self._threshold:
             trouble = self._link.trouble()
             self._reason = f"nothing was heard of the interchange for {now - self._heard_at:.1f} s"
@@ -182,12 +193,14 @@ class ManagerProcess:
         if self._handed and now >= self._say_at:
             self._say_begun()
         self._receive_all()  # the last thing: sending may hide from the descriptor that something has come
-        if self._draining and not any(self._staff.load()[:2]):
+        if self._draining and not any(self._staff.load()[:2]) and not self._doubtful:
             self._flush()
             self._reason = self._draining
         if self._reason is not None:
             return None
         due = min(self._look_at, self._next_beat, self._heard_at + self._threshold, self._link.due())
+        if self._doubtful:
+            due = min(due, self._doubtful[0][0])
         return min(due, self._say_at) if self._handed else due
 
     def _watch_walltime(self) -> float:
@@ -397,6 +410,22 @@ class ManagerProcess:
         if waiting:
             self._send(Begun(waiting))
 
+    def _note_endings(self, endings: Sequence[Ending]) -> None:
+        """A batch system that ends a block sends all its processes a signal, and this one may get it last:
+        then calls were lost with their block, not because of what they did.
+        """
+        told_at = time.monotonic() + _SAME_BLOW
+        for ending in endings:
+            if _may_be_the_blocks_end(ending.error):
+                self._doubtful.append((told_at, ending))
+            else:
+                self._endings.append(ending)
+
+    def _believe(self, now: float) -> None:
+        """This process has not been ended: those workers were."""
+        while self._doubtful and self._doubtful[0][0] <= now:
+            self._endings.append(self._doubtful.pop(0)[1])
+
     def _flush(self) -> None:
         """Send the endings that have come up."""
         if not self._endings:
@@ -475,6 +504,14 @@ def _choose(endpoints: Sequence[Endpoint]) -> Endpoint:
         if endpoint.boot_id in (None, here):
             return endpoint
     raise SystemExit("weft manager: the interchange listens only on its own machine, and this is another one")
+
+
+def _may_be_the_blocks_end(error: BaseException | None) -> bool:
+    if not isinstance(error, WorkerLostError) or error.certificate is None:
+        return False
+    certificate = error.certificate
+    unknown = certificate.signal is None and certificate.exit_code is None
+    return unknown or certificate.signal in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 def _memory() -> int | None:
