@@ -333,3 +333,24 @@ def test_a_store_takes_a_quarter_of_what_is_free(monkeypatch: pytest.MonkeyPatch
         assert here.places.disk_limit > 1000
     finally:
         here.close()
+
+
+def test_managers_that_begin_at_once_do_not_take_each_others_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One looks for what dead ones have left just when another has made its folder, and not yet locked it."""
+    make, made = tempfile.mkdtemp, list[str]()
+
+    def make_and_be_swept(**options: Any) -> str:
+        made.append(make(**options))
+        if len(made) == 1:
+            node_store._sweep(str(tmp_path))
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_and_be_swept)
+    folder, lock = node_store._make_folder(str(tmp_path))
+    assert made == [made[0], folder]
+    assert list(tmp_path.iterdir()) == [Path(folder)]
+    node_store._sweep(str(tmp_path))
+    assert list(tmp_path.iterdir()) == [Path(folder)], "it is locked"
+    os.close(lock)

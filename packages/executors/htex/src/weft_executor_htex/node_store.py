@@ -320,11 +320,14 @@ def _make_folder(parent: str) -> tuple[str, int]:
     """A new directory, and the descriptor that holds its lock until this process ends."""
     while True:
         folder = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # another manager has swept it already
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             os.mkdir(os.path.join(folder, _RESULTS))
-        except (BlockingIOError, FileNotFoundError):  # another manager has swept it before it was locked
+        except (BlockingIOError, FileNotFoundError):  # it was swept before it was locked
             os.close(descriptor)
         except OSError:
             os.close(descriptor)
