@@ -112,6 +112,15 @@ def test_long_lists_of_numbers_pass(numbers: list[int], same: bool) -> None:
     assert msgspec.msgpack.decode(standin.msgpack.Encoder().encode(numbers)) == numbers
 
 
+def test_text_that_is_none_is_refused_also_where_nobody_reads_it(far: Any) -> None:
+    """In a field of a name that is unknown to both."""
+    (frame,) = messages.encode(messages.Listening(setup.ManagerAccess([])))
+    broken = frame.replace(b"\xa8identity", b"\xa8\x85dentity")
+    assert broken != frame
+    with pytest.raises(far.messages.MalformedError):
+        far.messages.decode([broken])
+
+
 @settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_what_is_malformed_is_refused_by_both(far: Any, data: Any) -> None:
@@ -143,7 +152,11 @@ def compare(far: Any, frame: bytes) -> None:
     for module in (messages, far.messages):
         try:
             results.append(repr(plain(module._decoder.decode(frame))))
-        except (msgspec.DecodeError, UnicodeDecodeError, far.error):
+        except UnicodeDecodeError:
+            if module is far.messages:
+                return  # wherever it stands; msgspec passes over it in fields that it does not know
+            results.append("refused")
+        except (msgspec.DecodeError, far.error):
             results.append("refused")
     assert results[0] == results[1], frame
 
