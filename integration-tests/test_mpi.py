@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,29 +133,6 @@ def test_managers_that_mpirun_starts_register_from_all_hosts(
         found = weft.gather([where() for _ in range(40)]).result(timeout=60)
         wait_until("all managers have registered", lambda: len(executor.status()["managers"]) == 4)
     assert set(found) <= {"0", "1", "2", "3"}
-
-
-def test_srun_starts_programs_of_mpich(
-    on_slurm: Slurm, hosts: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They find each other by Slurm's PMI-2; those that do not are alone, each of rank 0."""
-    # Where a wheel of mpi4py looks for the library; Debian's has another name.
-    (library := tmp_path / "lib").mkdir()
-    (library / "libmpi.so.12").symlink_to(f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}/libmpich.so.12")
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(library))
-    monkeypatch.setenv("MPI4PY_MPIABI", "mpich")
-    (folder := tmp_path / "begun").mkdir()
-    (program := tmp_path / "together.py").write_text(TOGETHER)
-    with run(hosts, tmp_path, 3, mpi=["srun", "--mpi=pmi2"]):
-        futures = [
-            together.options(nodes=nodes, ranks_per_node=2)(folder, program, f"{nodes}", 2)
-            for nodes in (2, 1)
-        ]
-        wide, narrow = (json.loads(each.stdout) for each in weft.gather(futures).result(timeout=90))
-    assert (wide["ranks"], narrow["ranks"]) == (4, 2)
-    assert {wide["hosts"].count(host) for host in wide["hosts"]} == {2}
-    assert len(set(narrow["hosts"])) == 1
-    assert not set(wide["hosts"]) & set(narrow["hosts"])
 
 
 def run_example(root: Path, site: str, folder: Path, run: Callable[[list[str]], list[str]] = list) -> None:
