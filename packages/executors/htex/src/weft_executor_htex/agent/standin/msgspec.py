@@ -347,6 +347,8 @@ class _Types:
         def check(value: Any) -> Any:
             if type(value) is not dict:
                 raise _fail("object", value)
+            if not set(map(type, value)) <= {str, _Illegible}:
+                raise ValidationError("Expected `str` as the name of a field")
             for name in kind._fields:
                 if name not in value and name not in kind._defaults:
                     raise ValidationError(f"Object missing required field `{name}`")
@@ -383,6 +385,10 @@ _BINS = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 _STRINGS = {0xD9: 1, 0xDA: 2, 0xDB: 4}
 _ARRAYS = {0xDC: 2, 0xDD: 4}
 _MAPS = {0xDE: 2, 0xDF: 4}
+
+
+class _Illegible(bytes):
+    """What should be text and is none: no value of any type, and passed over in a field that nobody reads."""
 
 
 class _Reader:
@@ -434,11 +440,12 @@ class _Reader:
             return self._dict(self._length(_MAPS[code]), depth)
         raise DecodeError(f"MessagePack data is malformed: invalid opcode {code:#x}")
 
-    def _text(self, length: int) -> str:
+    def _text(self, length: int) -> str | _Illegible:
+        data = self._take(length)
         try:
-            return self._take(length).decode()
-        except UnicodeDecodeError as error:
-            raise DecodeError(f"Invalid UTF-8: {error}") from error
+            return data.decode()
+        except UnicodeDecodeError:
+            return _Illegible(data)
 
     def _list(self, count: int, depth: int) -> list[Any]:
         if depth > _DEEPEST:
