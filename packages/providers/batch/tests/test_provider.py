@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
+import pickle
 import subprocess
 import time
 from typing import Any
 
 import pytest
 from weft_interfaces import ChannelError, ConfigError, JobId, JobSpec, JobState, ProviderError
+from weft_provider_batch import (
+    GridEngineProvider,
+    HTCondorProvider,
+    LSFProvider,
+    PBSProProvider,
+    SlurmProvider,
+    TorqueProvider,
+)
 
 pytestmark = pytest.mark.once
 
@@ -466,3 +476,29 @@ def test_a_command_has_time_to_end_by_itself(make: Any, tmp_path: Any) -> None:
     stdout, _ = process.communicate(timeout=20)
     assert (process.returncode, stdout) == (5, b"done\n")
     assert (tmp_path / "it.exit").read_text() == "5 command\n"
+
+
+# -- on another machine -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [SlurmProvider, GridEngineProvider, PBSProProvider, TorqueProvider, LSFProvider, HTCondorProvider],
+)
+def test_a_pickled_provider_is_its_settings(kind: Any, make: Any) -> None:
+    provider = kind(worker_init="module load x", poll_interval="3 s", cores_per_node=1)
+    again = pickle.loads(pickle.dumps(provider, 4))
+    spec = make.spec(directory="/runs")
+    assert again.script(spec) == provider.script(spec)
+    assert "module load x" in again.script(spec)
+    assert (again.poll_interval, again.channel) == (3.0, None)
+
+
+def test_what_a_provider_knows_of_jobs_stays_with_it(toy: Any, make: Any, spec: JobSpec) -> None:
+    provider = make.provider(channel=toy)
+    toy.queue(row("running", spec))
+    provider.status([ONE])
+    again = copy.copy(provider)
+    again.channel = None
+    assert set(vars(provider)) - set(vars(again)) == {"_host", "_queue"}
+    assert again._unanswered is not provider._unanswered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import uuid
 from collections.abc import Iterator
@@ -100,3 +101,17 @@ def test_what_cannot_be_is_named(channel: RootedChannel) -> None:
         provider.submit(make_spec())
     with pytest.raises(ConfigError, match="file name"):
         provider.submit(make_spec("true", id="a/b"))
+
+
+def test_a_copy_knows_nothing_of_the_jobs_but_finds_them(channel: RootedChannel) -> None:
+    """As one does that was pickled, and is asked on another machine."""
+    provider = LocalProvider(channel)
+    provider.poll_interval = 0.25
+    spec = make_spec("sleep", "60")
+    job = provider.submit(spec)
+    again = copy.copy(provider)
+    assert again.poll_interval == 0.25
+    assert again._far is not provider._far
+    assert again.submit(spec) == job
+    again.cancel([job])
+    wait_for(again, job, JobState.GONE, JobState.CANCELLED, JobState.FAILED)

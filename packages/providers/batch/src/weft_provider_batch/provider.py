@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from weft_interfaces import (
     BaseProvider,
@@ -48,6 +49,7 @@ _CERTAIN = 3  # queries that must miss a job that left nothing behind
 _PATIENT = 12  # the same while its accounting does not answer
 _ARRAY = 50  # elements of one array, whose label has the ids of all
 _AT_ONCE = 500  # jobs named in one command
+_LIVE = ("_host", "_queue", "_unanswered")  # attributes that are no settings
 
 
 class BatchProvider(Scheduler, BaseProvider):
@@ -89,6 +91,14 @@ class BatchProvider(Scheduler, BaseProvider):
         self.channel = channel
         self._unanswered: set[str] = set()
         self._timeout = parse_seconds(command_timeout, "command_timeout")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Its settings: pickled, it may be asked on another machine. What it knows of jobs stays here."""
+        return {name: value for name, value in self.__dict__.items() if name not in _LIVE}
+
+    def __setstate__(self, settings: Mapping[str, Any]) -> None:
+        self.__dict__.update(settings)
+        self._unanswered = set()
 
     @cached_property
     def _host(self) -> Host:

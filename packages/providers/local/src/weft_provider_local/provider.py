@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from weft_interfaces import BaseProvider, Channel, JobId, JobSpec, JobState, JobStatus, ProviderError
 
@@ -40,6 +41,14 @@ class LocalProvider(BaseProvider):
         self.channel = channel
         self._far = None if channel is None else FarMachine(channel)
         self.poll_interval = 0.5 if channel is None else 2.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Its settings: pickled, it may be asked on another machine. What it knows of jobs stays here."""
+        return {name: value for name, value in self.__dict__.items() if name != "_far"}
+
+    def __setstate__(self, settings: Mapping[str, Any]) -> None:
+        self.__dict__.update(settings)
+        self._far = None if self.channel is None else FarMachine(self.channel)
 
     def submit(self, spec: JobSpec) -> JobId:
         """Start it; one that was started for the same ``spec.id`` in the same directory is found again.
