@@ -72,6 +72,7 @@ class Tally:
     """The executor's context: counts outcomes, and keeps when managers came and went."""
 
     run_id = "scale"
+    make_scaler = None
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

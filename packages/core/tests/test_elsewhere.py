@@ -1,13 +1,27 @@
-"""Tasks of an executor that gets no blocks: another one may have them, as they have not begun."""
+"""Tasks of an executor that gets no blocks: another one may have them, as they have not begun.
+
+And blocks that are scaled elsewhere than in the run's process.
+"""
 
 from __future__ import annotations
 
+import pickle
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from weft_core import Kernel, TaskSpec
-from weft_interfaces import Blocks, ConfigError, JobId, JobSpec, NoBlocksError
+from weft_interfaces import (
+    Blocks,
+    BlockScaler,
+    ConfigError,
+    Event,
+    ExecutorContext,
+    JobId,
+    JobSpec,
+    NoBlocksError,
+)
 from weft_interfaces.memory import InMemoryBlockExecutor, InMemoryExecutor, InMemoryProvider
 
 
@@ -58,3 +72,43 @@ def test_where_no_executor_gets_blocks_they_fail_with_the_reason(tmp_path: Path)
             site.asked.set()
         for future in futures:
             assert isinstance(future.exception(timeout=30), NoBlocksError)
+
+
+# -- blocks that are scaled elsewhere -----------------------------------------------------------------------
+
+
+class Independent(InMemoryBlockExecutor):
+    """Has a scaler of its own, which has come through a pickle."""
+
+    scales_itself = True
+
+    def start(self, context: ExecutorContext) -> None:
+        super().start(context)
+        maker = context.make_scaler
+        assert maker is not None
+        self.events: list[Event] = []
+        again = pickle.loads(pickle.dumps(maker))
+        self.scaler: BlockScaler = again([self], emit=self._take, directory="", first=7)
+
+    def _take(self, events: Sequence[Event]) -> None:
+        self.events += events
+
+
+def test_the_runs_scaler_leaves_alone_who_scales_itself(tmp_path: Path) -> None:
+    """What has been made of the same settings does the same, with blocks and directories of its own."""
+    site = InMemoryProvider()
+    alone = Independent(Blocks(provider=site, init=2, max=2), "alone")
+    with Kernel([alone], directory=tmp_path, run_id="run1") as kernel:
+        assert site.specs == {}
+        future = kernel.submit(TaskSpec(function=abs), (-1,))
+        alone.scaler.start()
+        while len(site.specs) < 2:
+            threading.Event().wait(0.01)
+        specs = list(site.specs.values())
+        assert [spec.id for spec in specs] == ["run1-alone-7", "run1-alone-8"]
+        assert {spec.directory for spec in specs} == {".weft/runs/run1"}
+        assert {spec.tag for spec in specs} == {"run1"}
+        alone.register(specs[0].id)
+        assert future.result(timeout=30) == 1
+        assert alone.scaler.close() == []
+    assert {event.source for event in alone.events} == {"alone"}

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from weft_interfaces import *  # noqa: F403
 else:
-    _contracts = import_module("..weft_interfaces" if "." in __package__ else "weft_interfaces", __package__)
+    # Not __package__, which modules that are imported from an archive have as of Python 3.10.
+    _package = __name__.rpartition(".")[0]
+    _contracts = import_module("..weft_interfaces" if "." in _package else "weft_interfaces", _package)
 
     def __getattr__(name: str) -> object:
         return getattr(_contracts, name)

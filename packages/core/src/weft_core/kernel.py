@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -65,7 +66,7 @@ from .task import Task, TaskSpec, Tries
 from .timer import Timer
 
 if TYPE_CHECKING:
-    from ._interfaces import BlockExecutor
+    from ._interfaces import BlockExecutor, ScalerMaker
     from .scaler import Scaler
 
 __all__ = ["Counts", "Kernel"]
@@ -155,7 +156,8 @@ class Kernel:
         self._resolver = resolver
         self._timer = Timer(f"weft-timer-{self.run_id}")
         self._journal = Journal(sinks, self.run_id)
-        self._scaler = self._make_scaler(scaling_policy)
+        self._scaling_policy = scaling_policy
+        self._scaler: Scaler | None = None
         self._memory = None if memoizer is None else Memory(memoizer)
 
         self._ids = itertools.count()
@@ -169,20 +171,26 @@ class Kernel:
         self._reporting = threading.local()
         self._no_kwargs: Mapping[str, Any] = {}  # this run's own: it tells its calls from those of others
 
-    def _make_scaler(self, policy: ScalingPolicy | None) -> Scaler | None:
+    def _make_scaler(self) -> Scaler | None:
+        """Of the executors that have not seen to it themselves."""
         in_blocks = [
-            cast("BlockExecutor", executor) for executor in self._all_executors if executor.in_blocks
+            cast("BlockExecutor", executor)
+            for executor in self._all_executors
+            if executor.in_blocks and not executor.scales_itself
         ]
         if not in_blocks:
             return None
+        return self.scaler_maker()(in_blocks, emit=self._journal.emit)
+
+    def scaler_maker(self) -> partial[Scaler]:
+        """Makes scalers that work as this run's own; see :class:`ScalerMaker`."""
         from .scaler import Scaler  # not at the top: a run on one machine has no use for it
 
-        return Scaler(
-            in_blocks,
-            emit=self._journal.emit,
+        return partial(
+            Scaler,
             run_id=self.run_id,
             directory=str(self.directory / "blocks"),
-            policy=policy,
+            policy=self._scaling_policy,
         )
 
     # -- life -----------------------------------------------------------------------------------------------
@@ -198,6 +206,7 @@ class Kernel:
             for executor in self._all_executors:
                 executor.start(_Context(self, executor))
                 started.append(executor)
+            self._scaler = self._make_scaler()
             if self._scaler is not None:
                 self._scaler.start()
         except BaseException:
@@ -997,6 +1006,11 @@ class _Context:
         self.directory = kernel.directory / executor.label
         self.completed = kernel.completed
         self.emit = kernel._journal.emit
+        self._kernel = kernel
+
+    @property
+    def make_scaler(self) -> ScalerMaker:
+        return self._kernel.scaler_maker()
 
 
 def _shut_down(executor: Executor, timeout: float) -> list[str]:

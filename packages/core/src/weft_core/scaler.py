@@ -38,7 +38,6 @@ from typing import Any, NamedTuple
 
 from ._interfaces import (
     ArrayProvider,
-    BlockExecutor,
     BlockLoad,
     Blocks,
     BlockView,
@@ -51,6 +50,7 @@ from ._interfaces import (
     JobState,
     JobStatus,
     Provider,
+    Scalable,
     ScalingPolicy,
     ScalingState,
 )
@@ -124,7 +124,8 @@ class Scaler:
     run_id: names the run. tag: goes with all jobs and begins their ids, so it must be unique over all runs
     and users; the run id if None.
     directory: where the jobs' scripts and output go. On the far side of a channel they go to
-    ``.weft/runs/<run id>``, below its home.
+    ``.weft/runs/<run id>``, below its home, as they do everywhere when this is empty.
+    first: the number of the first block: two scalers of one run must not give their blocks the same.
     policy, limits: what is asked for when. clock: seconds that never run backwards.
 
     :meth:`start` starts the thread; without it, call :meth:`tick`, from one thread at a time. Executors, the
@@ -133,11 +134,12 @@ class Scaler:
 
     def __init__(
         self,
-        executors: Sequence[BlockExecutor],
+        executors: Sequence[Scalable],
         *,
         emit: Callable[[Sequence[Event]], None],
         run_id: str,
-        directory: str,
+        directory: str = "",
+        first: int = 1,
         tag: str | None = None,
         policy: ScalingPolicy | None = None,
         limits: ScalerLimits | None = None,
@@ -150,7 +152,7 @@ class Scaler:
         self._policy = policy or LoadScalingPolicy()
         self._limits = limits or ScalerLimits()
         self._clock = clock
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(first)
         self._sites, self._fleets = _sort_by_provider(executors, self._limits)
         self._frozen = ""
         self._lock = threading.Lock()  # guards who reports what; held for moments
@@ -535,7 +537,8 @@ class Scaler:
 
     def _directory_for(self, provider: Provider) -> str:
         channel = provider.channel
-        return self._directory if channel is None or not channel.remote else f".weft/runs/{self._run_id}"
+        far = not self._directory or (channel is not None and channel.remote)
+        return f".weft/runs/{self._run_id}" if far else self._directory
 
     # -- cancelling and closing -----------------------------------------------------------------------------
 
@@ -705,7 +708,7 @@ class _Block:
 class _Fleet:
     """One executor's blocks, and how asking for them goes."""
 
-    def __init__(self, executor: BlockExecutor, site: _Site, limits: ScalerLimits) -> None:
+    def __init__(self, executor: Scalable, site: _Site, limits: ScalerLimits) -> None:
         self.executor = executor
         self.label = executor.label
         self.settings = executor.blocks
@@ -872,7 +875,7 @@ class _Site:
 
 
 def _sort_by_provider(
-    executors: Sequence[BlockExecutor], limits: ScalerLimits
+    executors: Sequence[Scalable], limits: ScalerLimits
 ) -> tuple[list[_Site], list[_Fleet]]:
     sites: dict[int, _Site] = {}
     fleets = []

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING
 from .__about__ import __version__
 
 if TYPE_CHECKING:
-    from .block import BlockCommand, BlockExecutor, BlockLoad, Blocks, BlockShape, ExecutorDemand
+    from .block import (
+        BlockCommand,
+        BlockExecutor,
+        BlockLoad,
+        Blocks,
+        BlockScaler,
+        BlockShape,
+        ExecutorDemand,
+        Scalable,
+        ScalerMaker,
+    )
     from .call import Call, CallOptions, Outcome
     from .channel import BaseChannel, Channel, CommandResult, RemoteProcess
     from .errors import (
@@ -107,6 +117,7 @@ __all__ = [
     "BlockExecutor",
     "BlockLoad",
     "BlockLostError",
+    "BlockScaler",
     "BlockShape",
     "BlockView",
     "Blocks",
@@ -169,6 +180,8 @@ __all__ = [
     "RetryDecision",
     "RetryPolicy",
     "RunClosedError",
+    "Scalable",
+    "ScalerMaker",
     "ScalingDecision",
     "ScalingPolicy",
     "ScalingState",
@@ -199,7 +212,10 @@ __all__ = [
 ]
 
 _NAMES = {
-    "block": "BlockCommand BlockExecutor BlockLoad BlockShape Blocks ExecutorDemand",
+    "block": (
+        "BlockCommand BlockExecutor BlockLoad BlockScaler BlockShape Blocks ExecutorDemand Scalable "
+        "ScalerMaker"
+    ),
     "call": "Call CallOptions Outcome",
     "channel": "BaseChannel Channel CommandResult RemoteProcess",
     "errors": (

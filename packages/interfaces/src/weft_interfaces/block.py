@@ -5,17 +5,28 @@ A block is one job of a batch system: some nodes for some time, with one manager
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from .errors import ConfigError
+from .event import Event
 from .executor import Executor
 from .launcher import Launcher
 from .provider import JobStatus, Provider
 from .units import parse_bytes, parse_count, parse_seconds
 
-__all__ = ["BlockCommand", "BlockExecutor", "BlockLoad", "BlockShape", "Blocks", "ExecutorDemand"]
+__all__ = [
+    "BlockCommand",
+    "BlockExecutor",
+    "BlockLoad",
+    "BlockScaler",
+    "BlockShape",
+    "Blocks",
+    "ExecutorDemand",
+    "Scalable",
+    "ScalerMaker",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +135,8 @@ class ExecutorDemand(NamedTuple):
     blocks: Mapping[str, BlockLoad]
 
 
-@runtime_checkable
-class BlockExecutor(Executor, Protocol):
-    """An executor whose workers arrive in blocks. The kernel's scaler asks for blocks and gives them back::
+class Scalable(Protocol):
+    """What a scaler needs of an executor. It asks for blocks and gives them back::
 
         scaler ── command(block) ──> launcher.wrap ──> provider.submit        requested
         provider.status: running ── managers register with the executor ──>   up
@@ -136,6 +146,10 @@ class BlockExecutor(Executor, Protocol):
 
     Its calls wait while there is no block. All methods may be called from any thread, and do not wait.
     """
+
+    @property
+    def label(self) -> str:
+        """Names the executor, in messages and in events."""
 
     @property
     def blocks(self) -> Blocks:
@@ -167,4 +181,48 @@ class BlockExecutor(Executor, Protocol):
     def no_more_blocks(self, reason: str) -> None:
         """No block is there and none will come: fail what waits, with the reason, and what comes later,
         until a manager registers after all. None of it was lost: nothing has begun.
+        """
+
+
+@runtime_checkable
+class BlockExecutor(Executor, Scalable, Protocol):
+    """An executor whose workers arrive in blocks. The kernel's scaler gets them, unless the executor has
+    found a better place for a scaler: see :attr:`Executor.scales_itself`.
+    """
+
+
+class BlockScaler(Protocol):
+    """Asks for the blocks of executors, follows them, and gives them back, in a thread of its own."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def wake(self) -> None:
+        """Demand has changed: decide anew, soon. Cheap, from any thread."""
+
+    def freeze(self, reason: str = "the run is closing") -> None:
+        """From now on ask for no block and give none back; jobs are still followed."""
+
+    def close(self, timeout: float = 10.0) -> list[str]:
+        """Cancel every job that has not ended. Returns within ``timeout`` seconds; what could not be done is
+        in the returned list, in words.
+        """
+
+
+class ScalerMaker(Protocol):
+    """Makes a scaler. It can be pickled, unless the run's policy cannot: then the scaler works elsewhere."""
+
+    def __call__(
+        self,
+        executors: Sequence[Scalable],
+        *,
+        emit: Callable[[Sequence[Event]], None],
+        directory: str = ...,
+        first: int = ...,
+    ) -> BlockScaler:
+        """A scaler of these executors, not started yet.
+
+        emit: takes its events, from any thread. directory: where the jobs' files go; empty for a directory of
+        the run below the home of each provider's channel, also where that is no other host. first: the number
+        of the first block, so that no other scaler of the run gives its blocks the same ids.
         """

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from .call import Call, Outcome
 from .event import Event
 from .resources import Resources
+
+if TYPE_CHECKING:
+    from .block import ScalerMaker
 
 __all__ = ["BaseExecutor", "Executor", "ExecutorContext", "Load"]
 
@@ -39,6 +42,10 @@ class ExecutorContext(Protocol):
     def directory(self) -> Path:
         """The directory for files of this executor; it may not exist yet."""
 
+    @property
+    def make_scaler(self) -> ScalerMaker | None:
+        """For an executor that has its blocks scaled elsewhere than in this process; None: it may not."""
+
     def completed(self, outcomes: Sequence[Outcome]) -> None: ...
 
     def emit(self, events: Sequence[Event]) -> None: ...
@@ -66,7 +73,13 @@ class Executor(Protocol):
     @property
     def in_blocks(self) -> bool:
         """Whether its workers arrive in blocks: it then is a :class:`BlockExecutor`, and the kernel scales
-        it.
+        it, unless it ``scales_itself``.
+        """
+
+    @property
+    def scales_itself(self) -> bool:
+        """Whether it sees to its blocks itself, from its start to its end: it has made a scaler of its own
+        with :attr:`ExecutorContext.make_scaler`, and says all that the scaler says.
         """
 
     def start(self, context: ExecutorContext) -> None:
@@ -118,6 +131,7 @@ class BaseExecutor:
 
     in_process = False
     in_blocks = False
+    scales_itself = False
 
     def __init__(self, label: str) -> None:
         self._label = label

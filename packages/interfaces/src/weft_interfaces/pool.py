@@ -61,7 +61,7 @@ class ExecutorPool(concurrent.futures.Executor):
         self._keeper: BlockKeeper | None = None
         try:
             executor.start(_PoolContext(directory, self._completed))
-            if executor.in_blocks:
+            if executor.in_blocks and not executor.scales_itself:
                 self._keeper = _keep_blocks(cast("BlockExecutor", executor), directory)
         except BaseException:
             if self._temporary is not None:
@@ -163,6 +163,8 @@ class _PoolFuture(concurrent.futures.Future[R]):
 
 class _PoolContext:
     """What the executor reports to."""
+
+    make_scaler = None
 
     def __init__(self, directory: Path, completed: Callable[[Sequence[Outcome]], None]) -> None:
         self.run_id = f"pool-{uuid.uuid4().hex[:12]}"

@@ -104,6 +104,9 @@ class JobStatus:
 class Provider(Protocol):
     """Asks a batch system for blocks. One caller at a time; methods may wait for the batch system, within a
     bound.
+
+    Pickled, a provider is its settings, with its channel: then it can be asked on that channel's host, by an
+    agent that outlives this process. One that cannot be pickled is asked from here.
     """
 
     @property

@@ -21,6 +21,8 @@ class RecordingContext:
     ``counts`` says how many outcomes each call had, ``outcomes`` holds the latest of each.
     """
 
+    make_scaler = None
+
     def __init__(
         self,
         directory: Path,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..block import ScalerMaker
 from ..call import Call, CallOptions, Outcome
 from ..event import Event
 from ..executor import Executor
@@ -25,6 +26,7 @@ class Recorder:
     """
 
     run_id = "test"
+    make_scaler: ScalerMaker | None = None
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
