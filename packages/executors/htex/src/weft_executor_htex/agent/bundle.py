@@ -1,6 +1,8 @@
 """The agent's file: the interchange and what it needs, for a host that has Python 3.8 and nothing else.
 
 It is a zip file that Python runs. The same sources give the same bytes, so its digest names its content.
+What gets blocks there is in it, too, as far as a run needs it: a provider, a launcher, a scaler, and the
+contracts.
 """
 
 from __future__ import annotations
@@ -15,14 +17,16 @@ import zipfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .lower import lower
+from .lower import LATER, lower, parse
+from .sources import find_sources, names_from, run
 
 __all__ = ["BOOTSTRAP", "Bundle", "bundle", "modules"]
 
 _PACKAGE = "weft_executor_htex"  # there, whatever it is called here
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _FIRST = "agent.main"
-_STANDINS = ("msgspec", "weft_interfaces")
+_CONTRACTS = "weft_interfaces"
+_STANDINS = {"msgspec": "msgspec", **{LATER[name]: name for name in LATER}}  # names there, and here
 
 # Where Python begins with the file. Any since 2.6 can read it.
 BOOTSTRAP = f"""import sys
@@ -48,14 +52,21 @@ class Bundle(NamedTuple):
 
 
 @functools.cache
-def bundle() -> Bundle:
-    """Make the file's content."""
+def bundle(others: tuple[str, ...] = ()) -> Bundle:
+    """Make the file's content. ``others``: modules that go along, with all that they import.
+
+    Raises :class:`UnfitError` for those that cannot.
+    """
     files = {f"{_PACKAGE}/__init__.py": "", f"{_PACKAGE}/agent/__init__.py": ""}
+    wanted = {_CONTRACTS, *others}
     for module in modules():
-        path, source = _read(module)
-        files[f"{_PACKAGE}/{path}"] = lower(source)
-    for name in _STANDINS:
-        files[f"{name}.py"] = lower(_read(f"agent.standin.{name}")[1])
+        path, source, tree = _read(module)
+        files[f"{_PACKAGE}/{path}"] = lower(source, tree)
+        wanted.update(_contracts_of(tree))
+    files.update(find_sources(sorted(wanted)))
+    for there, here in _STANDINS.items():
+        _, source, tree = _read(f"agent.standin.{here}")
+        files[f"{there}.py"] = source if here in LATER else lower(source, tree)
     files["__main__.py"] = BOOTSTRAP
     buffer = io.BytesIO()
     # Not compressed: other versions of zlib would make other bytes of the same.
@@ -77,8 +88,7 @@ def modules() -> tuple[str, ...]:
         module = waiting.pop()
         if module in found:
             continue
-        path, source = _read(module)
-        tree = ast.parse(source)
+        path, _, tree = _read(module)
         if not _is_alone(tree):
             continue
         found.add(module)
@@ -86,21 +96,23 @@ def modules() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _read(module: str) -> tuple[str, str]:
-    """Where a module is below the package, and its source."""
+@functools.cache
+def _read(module: str) -> tuple[str, str, ast.Module]:
+    """Where a module is below the package, its source, and its syntax."""
     base = module.replace(".", "/")
     for path in (f"{base}.py", f"{base}/__init__.py"):
         whole = os.path.join(_ROOT, path)
         if os.path.isfile(whole):
             with open(whole, encoding="utf-8") as file:
-                return path, file.read()
+                source = file.read()
+            return path, source, parse(source)
     raise FileNotFoundError(
         f"the source of {_PACKAGE}.{module}, of which the agent is made, is not installed"
     )
 
 
 def _is_alone(tree: ast.Module) -> bool:
-    known = {*sys.stdlib_module_names, *_STANDINS}
+    known = {*sys.stdlib_module_names, *_STANDINS, _CONTRACTS}
     for node in tree.body:
         if isinstance(node, ast.Import) and any(
             alias.name.partition(".")[0] not in known for alias in node.names
@@ -118,7 +130,7 @@ def _is_alone(tree: ast.Module) -> bool:
 def _imported(module: str, path: str, tree: ast.Module) -> Iterator[str]:
     """Modules of this package that a module imports."""
     package = module.split(".") if path.endswith("__init__.py") else module.split(".")[:-1]
-    for node in _run(tree):
+    for node in run(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - node.level + 1]
             if node.module:
@@ -127,10 +139,10 @@ def _imported(module: str, path: str, tree: ast.Module) -> Iterator[str]:
                 yield from (".".join([*base, alias.name]) for alias in node.names)
 
 
-def _run(tree: ast.AST) -> Iterator[ast.AST]:
-    """What is not for type checkers alone."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+def _contracts_of(tree: ast.Module) -> Iterator[str]:
+    """The modules of the contracts in which a module's names are at home."""
+    for node in run(tree):
+        if not isinstance(node, ast.ImportFrom) or node.level:
             continue
-        yield node
-        yield from _run(node)
+        if (node.module or "").partition(".")[0] == _CONTRACTS:
+            yield from names_from(node, "")
