@@ -279,7 +279,7 @@ def test_settings_that_were_pickled_here_are_read_there(python: str, tmp_path: P
 
 def test_a_provider_that_cannot_be_pickled_is_named() -> None:
     with pytest.raises(UnfitError, match=r"cannot be pickled: .*weft_interfaces\.memory\.provider"):
-        Plan("htex", maker, Blocks(provider=InMemoryProvider()))
+        Plan("htex", "run1", maker, Blocks(provider=InMemoryProvider()))
 
 
 maker: Any = print  # which can be pickled, and makes no scaler

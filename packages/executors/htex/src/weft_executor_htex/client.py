@@ -36,19 +36,24 @@ from weft_interfaces import (
 from weft_interfaces.processes import Backlog, Entry, unpack_result
 
 from .client_blobs import ClientBlob, ClientBlobs
+from .far_clock import FarClock
 from .messages import (
     Begun,
     BlobHeader,
+    BlocksClosed,
     Cancel,
     Dropped,
     Forget,
     Frame,
     GiveBack,
     Group,
+    Held,
     Lost,
     ManagerGone,
     ManagerUp,
     Message,
+    NoMoreBlocks,
+    Notes,
     Options,
     Register,
     Results,
@@ -99,6 +104,12 @@ class Client:
         self._slots = 0  # of all managers
         self._sent = 0
         self._sent_bytes = 0
+        self._sent_slots = 0
+        self._told_held = 0
+        self._introduction: Callable[[], Message | None] | None = None
+        self._introduced = False
+        self.blocks_left: list[str] | None = None
+        self._clock = FarClock()
         self._known: set[int] = set()
         self._reporting = 0
         self._hopeless: str | None = None
@@ -193,6 +204,17 @@ class Client:
         message = f"executor {self._label!r} has no block and none will come: {reason}"
         self._report([Outcome(entry.id, None, NoBlocksError(message)) for entry in waiting])
 
+    def introduce(self, introduction: Callable[[], Message | None]) -> None:
+        """Have each interchange told this first, as soon as it is more than None: it gets blocks itself."""
+        self._introduction = introduction
+
+    @property
+    def scaled(self) -> bool:
+        """Whether interchanges get blocks themselves. What they leave behind when they end is in
+        ``blocks_left``, in words, once they have said so.
+        """
+        return self._introduction is not None
+
     @property
     def hopeless(self) -> bool:
         """Whether no block will come."""
@@ -230,12 +252,21 @@ class Client:
 
     def pull(self, send: Send) -> None:
         """Send what there is to say, and the calls that the interchange has room for."""
+        if self._introduction is not None and not self._introduced and not self.hopeless:
+            introduction = self._introduction()
+            if introduction is not None:
+                self._introduced, self._told_held = True, 0
+                send(introduction, ())
         while True:
             messages: list[Message] = []
             with self._lock:
                 if self._messages:
                     messages, self._messages = self._messages, []
                 tasks = self._next_tasks() if self._backlog else None
+                held = self._slots_wanted - self._sent_slots
+            if tasks is None and self._introduced and held != self._told_held:
+                self._told_held = held
+                messages.append(Held(held))
             for message in messages:
                 send(message, ())
             if tasks is None:
@@ -269,6 +300,7 @@ class Client:
             )
             payloads.append(run[0].arguments if len(run) == 1 else b"".join([e.arguments for e in run]))
             self._sent += len(run)
+            self._sent_slots += len(run) * wishes.demand
             self._sent_bytes += sum(sizes)
             count += len(run)
             for blob in run[0].blobs:
@@ -351,6 +383,14 @@ class Client:
                 self._slots -= gone.slots if gone else 0
                 self.changed.notify_all()
             self._emit("manager.gone", block=message.block, reason=message.reason)
+        elif type(message) is Notes:
+            self._context.emit([self._clock.event(note) for note in message.notes])
+        elif type(message) is NoMoreBlocks:
+            self.give_up(message.reason)
+        elif type(message) is BlocksClosed:
+            with self.changed:
+                self.blocks_left = message.leftovers
+                self.changed.notify_all()
         elif type(message) is Trouble:
             self._emit("interchange.trouble", reason=message.reason)
 
@@ -395,6 +435,7 @@ class Client:
             self._begun.clear()
             self._known.clear()
             self._known_blobs.clear()
+            self._introduced = False
             managers = list(self.managers.values())
             self.managers.clear()
             self._slots = 0
@@ -466,6 +507,7 @@ class Client:
 
     def _uncount(self, entry: Entry) -> None:
         self._sent -= 1
+        self._sent_slots -= entry.options.demand
         self._sent_bytes -= len(entry.arguments)
         for blob in entry.blobs:
             self._window_blobs[blob.digest] -= 1

@@ -7,8 +7,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from weft_interfaces import (
     BaseExecutor,
@@ -18,6 +19,7 @@ from weft_interfaces import (
     Call,
     CallOptions,
     Channel,
+    ChannelError,
     ConfigError,
     Event,
     ExecutorContext,
@@ -38,18 +40,23 @@ from weft_interfaces import (
 )
 from weft_interfaces.processes import Catalogue, available_cpus
 
+from .agent.fleet import end_of
 from .agent.settings import AgentSettings
 from .client import Client
 from .client_blobs import ClientBlobs
 from .environment import find_environment
 from .interrupt import Uninterrupted
-from .messages import PYTHON, Drain, EndBlock, InterchangeState, Message, MoveEnd, Stop
+from .messages import PYTHON, CloseBlocks, Drain, InterchangeState, Message, MoveEnd, Scale, Stop
 from .nodes import check_mpi
 from .packing import BlobSerializer
 from .placement import InterchangeThread, Placement
 from .seats import check_accelerators, check_affinity, share_of_accelerators
 from .selector import Selector, find_selector
 from .setup import InterchangeSetup, Keys, ManagerSetup
+
+if TYPE_CHECKING:
+    from .agent.plan import Plan
+    from .environment.contract import Report
 
 __all__ = ["HighThroughputExecutor"]
 
@@ -178,6 +185,7 @@ class HighThroughputExecutor(BaseExecutor):
                     f"executor {self.label!r} is running already; shut it down before starting it again"
                 )
             self._session = _Session(self, context)
+            self.scales_itself = self._session.client.scaled
             self._finalizer = weakref.finalize(self, self._session.finish, True, 0.5)
 
     def submit(self, calls: Sequence[Call]) -> None:
@@ -243,6 +251,7 @@ class HighThroughputExecutor(BaseExecutor):
         with self._lifecycle:
             if self._session is session:
                 self._session = None
+                self.scales_itself = False
                 if self._finalizer is not None:
                     self._finalizer.detach()
         return leftovers
@@ -255,12 +264,14 @@ class HighThroughputExecutor(BaseExecutor):
 
     def command(self, block_id: str) -> BlockCommand:
         session = self._running_session()
-        access = session.placement.access
         session.client.hope()
+        return self._command(session, block_id)
+
+    def _command(self, session: _Session, block_id: str) -> BlockCommand:
         shape = self._blocks.shape
         prepared = session.prepared
         setup = ManagerSetup(
-            access=access,
+            access=session.placement.access,
             block=block_id,
             workers=self._workers,
             gpus=int(self._gpus_each * (self._workers or 0) + 0.5),
@@ -297,9 +308,7 @@ class HighThroughputExecutor(BaseExecutor):
 
     def block_ended(self, block_id: str, status: JobStatus) -> None:
         if self._session is not None:
-            reason = status.reason or f"its job is {status.state.value}"
-            tail = status.stderr_tail
-            self._session.tell(EndBlock(block_id, None, reason, status.exit_code, tail))
+            self._session.tell(end_of(block_id, status))
 
     def no_more_blocks(self, reason: str) -> None:
         if self._session is not None:
@@ -328,7 +337,32 @@ class HighThroughputExecutor(BaseExecutor):
     def _slots_per_block(self) -> int:
         return self._slots_per_node() * self._blocks.nodes
 
-    def _place(self, client: Client, setup: InterchangeSetup) -> Placement:
+    def _plan(self, context: ExecutorContext, report: Report) -> Plan | None:
+        """How an agent gets its blocks itself; None: whoever has started this executor gets them.
+
+        Raises :class:`ConfigError` where that is what was asked for, and cannot be.
+        """
+        wanted, maker = self._agent.blocks, context.make_scaler
+        if self._interchange != "agent" or wanted == "client" or maker is None:
+            return None
+        from .agent.bundle import bundle
+        from .agent.lower import UnfitError
+        from .agent.plan import Plan
+
+        try:
+            plan = Plan(self.label, context.run_id, maker, self._blocks)
+            bundle(plan.modules)
+        except UnfitError as error:
+            words = f"the agent of executor {self.label!r} cannot get blocks itself: {error}"
+            if wanted == "agent":
+                raise ConfigError(
+                    f'{words}; AgentSettings(blocks="client") has this process do it', "agent.blocks"
+                ) from error
+            report("scaling.here", reason=f"{words}; this process does it, as long as it runs")
+            return None
+        return plan
+
+    def _place(self, client: Client, setup: InterchangeSetup, modules: Sequence[str]) -> Placement:
         if self._interchange == "thread":
             return InterchangeThread(self.label, client, setup, self._selector)
         from .remote import InterchangeStream, serve_in_process
@@ -339,7 +373,7 @@ class HighThroughputExecutor(BaseExecutor):
 
         channel = self._blocks.provider.channel
         assert channel is not None, "checked when the executor was made"
-        opener = agent_opener(channel, self._agent, setup, client.report)
+        opener = agent_opener(channel, self._agent, setup, client.report, modules)
         return InterchangeStream(self.label, client, setup, self._selector, opener, watched=False)
 
     def _slots_per_node(self) -> int:
@@ -380,7 +414,8 @@ class _Session:
             remainder=_REMAINDERS[executor._interchange],
             python=PYTHON,
         )
-        self.placement = executor._place(self.client, setup)
+        plan = executor._plan(context, self._report)
+        self.placement = executor._place(self.client, setup, plan.modules if plan is not None else ())
         self.placement.start()
         try:
             # Only now: what is wrong with the host is known before much is sent there.
@@ -389,8 +424,23 @@ class _Session:
             self.tell(Stop("the run has not begun"))
             self.placement.stop(_END)
             raise
+        if plan is not None:
+            command = weakref.WeakMethod(executor._command)
+            self.client.introduce(partial(self._introduce, command, plan, executor._slots_per_node()))
+            self.placement.wake()
         self._ending = threading.Lock()
         self._ended = False
+
+    def _introduce(
+        self, command: Callable[[], Callable[[_Session, str], BlockCommand] | None], plan: Plan, slots: int
+    ) -> Scale | None:
+        """What the next agent is told, if it is there."""
+        make = command()
+        try:
+            argv, setup = make(self, "") if make is not None else ((), b"")
+        except ChannelError:
+            return None
+        return Scale(plan.dump(argv, setup, slots_per_node=slots)) if argv else None
 
     def _report(self, kind: str, **data: object) -> None:
         self._context.emit([Event(time.time(), kind, self._label, data)])
@@ -420,6 +470,8 @@ class _Session:
             accepted = self.client.cancel(ids)
         if self.client.has_messages:
             self.placement.flush()
+        elif self.client.scaled:
+            self.placement.wake()  # fewer calls wait for blocks
         return accepted
 
     def tell(self, message: Message) -> None:
@@ -444,6 +496,8 @@ class _Session:
         self.tell(Stop("the run has ended"))
         patience = _END + _END_EACH * len(client.managers)
         leftovers = self._wait_for_managers(time.monotonic() + patience)
+        if client.scaled:
+            leftovers += self._close_blocks(max(1.0, deadline - time.monotonic()))
         self._ended = True
         if not self.placement.stop(patience):
             leftovers.append(f"the interchange of executor {self._label!r} does not end")
@@ -458,6 +512,19 @@ class _Session:
             f"manager {info.pid} on {info.host} (block {info.block}) of executor {self._label!r} does not end"
             for info in list(managers.values())
         ]
+
+    def _close_blocks(self, timeout: float) -> list[str]:
+        """Have the agent cancel its jobs."""
+        client = self.client
+        self.tell(CloseBlocks(timeout))
+        with client.changed:
+            if client.changed.wait_for(lambda: client.blocks_left is not None, timeout + _END):
+                return client.blocks_left or []
+        words = (
+            f"the agent of executor {self._label!r} has not said within {timeout:g} s that its jobs are "
+            f"cancelled, they may still run; their tag is {self.run_id!r}"
+        )
+        return [words]
 
 
 def _make_keys() -> Keys:

@@ -9,6 +9,8 @@ one frame: the pieces one after the other, with their sizes in the header.
     client to interchange     Tasks, Forget, Cancel, GiveBack, Drain, MoveEnd, EndBlock, Stop
     interchange to client     Results, Begun, Returned, Dropped, Lost, ManagerUp, ManagerGone, Trouble
     the same, on a stream     Sync, answered by Sync; Listening, InterchangeState, Heartbeat
+    client to agent           Scale, Held, CloseBlocks, answered by BlocksClosed
+    agent to client           Notes, NoMoreBlocks
     interchange to manager    Accepted, Refused, Tasks, Forget, Cancel, Drain, MoveEnd, Heartbeat, Stop
     manager to interchange    Register, Begun, Results, Returned, Dropped, Drain, MoveEnd, Heartbeat, Leave
 
@@ -37,7 +39,9 @@ __all__ = [
     "Begun",
     "BlobHeader",
     "BlockState",
+    "BlocksClosed",
     "Cancel",
+    "CloseBlocks",
     "Drain",
     "Dropped",
     "EndBlock",
@@ -46,6 +50,7 @@ __all__ = [
     "GiveBack",
     "Group",
     "Heartbeat",
+    "Held",
     "InterchangeState",
     "Leave",
     "Listening",
@@ -55,12 +60,16 @@ __all__ = [
     "ManagerUp",
     "Message",
     "MoveEnd",
+    "NoMoreBlocks",
+    "Note",
+    "Notes",
     "Options",
     "Refused",
     "Register",
     "ResultGroup",
     "Results",
     "Returned",
+    "Scale",
     "Stop",
     "Sync",
     "Tasks",
@@ -342,6 +351,51 @@ class Trouble(_Message, frozen=True):
     reason: str
 
 
+class Scale(_Message, frozen=True):
+    """Get blocks from now on, as the plan says: see ``agent/plan.py``."""
+
+    plan: bytes
+
+
+class Held(_Message, frozen=True):
+    """Worker slots that calls ask for which have not been sent yet."""
+
+    slots: int
+
+
+class CloseBlocks(_Message, frozen=True):
+    """Cancel the jobs of all blocks, within so many seconds."""
+
+    timeout: float
+
+
+class BlocksClosed(_Message, frozen=True):
+    """That was done, but for what is said in words."""
+
+    leftovers: list[str]
+
+
+class NoMoreBlocks(_Message, frozen=True):
+    """No block is there, and none will come, for this reason."""
+
+    reason: str
+
+
+class Note(msgspec.Struct, array_like=True, frozen=True):
+    """An event. ``time``: of the agent's clock, in seconds since the epoch. ``data``: as JSON."""
+
+    time: float
+    kind: str
+    source: str
+    data: str
+
+
+class Notes(_Message, frozen=True):
+    """Events of the blocks."""
+
+    notes: list[Note]
+
+
 class Accepted(_Message, frozen=True):
     """The manager is known. ``period`` and ``threshold``: of heartbeats, in seconds."""
 
@@ -391,6 +445,12 @@ Message: TypeAlias = (
     | Refused
     | Heartbeat
     | Leave
+    | Scale
+    | Held
+    | CloseBlocks
+    | BlocksClosed
+    | NoMoreBlocks
+    | Notes
 )
 
 _encoder = msgspec.msgpack.Encoder()

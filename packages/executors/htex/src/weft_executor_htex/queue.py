@@ -33,6 +33,10 @@ class Needs(NamedTuple):
         needs = cls(slots, options.memory or 0, options.gpus, options.nodes, options.walltime)
         return PLAIN if needs == PLAIN else needs
 
+    def demand(self, node_slots: int) -> int:
+        """The slots that it takes in all, where nodes have so many."""
+        return self.slots if self.nodes == 1 else self.nodes * max(self.slots, node_slots)
+
 
 PLAIN = Needs()
 
@@ -155,13 +159,14 @@ class Queue:
         self._parked: list[Batch] = []
         self._order = itertools.count()
         self._length = 0
-        self._places: Places[Batch] = Places(lambda: ((batch, batch) for batch in self._batches()))
+        self._places: Places[Batch] = Places(lambda: ((batch, batch) for batch in iter(self)))
 
     def __len__(self) -> int:
         """How many calls for one node wait, but the parked ones."""
         return self._length
 
-    def _batches(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch]:
+        """All batches, also those that no manager could run."""
         return itertools.chain(self._heap, self.wide, self._parked, self.held)
 
     def add(self, tasks: Tasks, payloads: Sequence[Frame]) -> list[int]:
@@ -285,8 +290,8 @@ class Queue:
 
     def clear(self) -> list[int]:
         """Take all calls out."""
-        removed = [call_id for batch in self._batches() for call_id in batch]
-        for batch in self._batches():
+        removed = [call_id for batch in iter(self) for call_id in batch]
+        for batch in iter(self):
             batch.clear()
         for batches in (self._heap, self.wide, self._parked, self.held):
             batches.clear()
@@ -296,8 +301,8 @@ class Queue:
 
     def forget(self) -> None:
         """Drop the functions and options that no waiting call uses."""
-        functions = {batch.function for batch in self._batches()}
-        options = {batch.options for batch in self._batches()}
+        functions = {batch.function for batch in iter(self)}
+        options = {batch.options for batch in iter(self)}
         self.functions = {number: data for number, data in self.functions.items() if number in functions}
         self.options = {number: record for number, record in self.options.items() if number in options}
 

@@ -175,7 +175,8 @@ class InterchangeStream:
             timer.cancel()
         self._streams = reader, messages[1:]
         self._began = time.monotonic()
-        self._process, self._access = process, message.access
+        self._access = message.access
+        self._process = process  # now it can be written to
 
     def _write(self) -> None:
         while not self._given_up:

@@ -38,11 +38,18 @@ _STATE_EVERY = 0.25  # seconds, at least, between two words on how it is
 
 class Service:
     """An interchange that is not in its client's process. ``send`` takes what the client is to hear.
+    ``overhear`` is told of all that the client says but questions, and returns whether that was for it alone.
 
     Raises :class:`OSError` when it cannot listen, and :class:`ValueError` for a selector that is not there.
     """
 
-    def __init__(self, setup: InterchangeSetup, send: Callable[[list[Frame]], object]) -> None:
+    def __init__(
+        self,
+        setup: InterchangeSetup,
+        send: Callable[[list[Frame]], object],
+        overhear: Callable[[Message], bool] = lambda message: False,
+    ) -> None:
+        self._overhear = overhear
         self.server = Server(setup, _load_selector(setup.selector), self._to_client)
         self._send = send
         self._told: InterchangeState | None = None
@@ -59,11 +66,17 @@ class Service:
         if type(message) is Sync:
             self._send(encode(message))
             return
+        if self._overhear(message):
+            return
         self.server.interchange.from_client(message, frames[1:])
 
     def stop(self, reason: str) -> None:
         """End all managers."""
         self.server.interchange.from_client(Stop(reason), ())
+
+    def say(self, message: Message) -> None:
+        """Tell the client."""
+        self._to_client(message, ())
 
     def _to_client(self, message: Message, payloads: Sequence[Frame]) -> None:
         self._send(encode(message, payloads))

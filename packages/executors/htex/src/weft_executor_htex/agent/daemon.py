@@ -23,9 +23,11 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from ..messages import Message
 from ..serve import Service
 from ..setup import InterchangeSetup
 from .addresses import own_addresses
+from .blocks import AgentBlocks
 from .link import Link
 from .outbox import Outbox
 from .places import RunPlace
@@ -34,6 +36,7 @@ from .wire import AGENT_PROTOCOL, Piece, read_json
 __all__ = ["start_agent"]
 
 _FAREWELL = 5.0  # seconds that managers may take to end
+_CANCELLED = 60.0  # seconds that the batch system may take to cancel the jobs of a client that is gone
 _NOBODY = 60.0  # seconds in which who has started it comes
 _MEMORY = 8 << 20  # bytes for the client that are in memory, unless said
 _DISK = 4 << 30  # and in files
@@ -131,7 +134,8 @@ class _Agent:
         self._patience = float(said.get("patience", 600.0))
         self._drains = said.get("on_client_loss") == "drain"
         self._most = int(said.get("disk", _DISK))
-        self._service = Service(setup, self._send)
+        self._service = Service(setup, self._send, self._overhear)
+        self._blocks = AgentBlocks(self._service.server, self._service.say)
         about = {"protocol": AGENT_PROTOCOL, "host": socket.gethostname(), "pid": os.getpid()}
         outbox = Outbox(int(said.get("memory", _MEMORY)), place.directory, self._disk_is_full)
         self._link = Link(
@@ -148,8 +152,8 @@ class _Agent:
     def run(self) -> None:
         """Serve until the run is over; then nothing is left."""
         signal.signal(signal.SIGTERM, _end)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, _ignore)  # by a function: commands must not inherit that
         server = self._service.server
         reason = "the agent was told to end"
         try:
@@ -159,7 +163,10 @@ class _Agent:
             reason = "the run has ended" if self._link.ended else "its client is gone"
         finally:
             with contextlib.suppress(Exception):
+                self._blocks.freeze(reason)
                 self._dismiss_managers(reason)
+            with contextlib.suppress(Exception):
+                self._blocks.end(_CANCELLED)
             self._place.remove()
             self._link.close()
             server.close()
@@ -178,7 +185,8 @@ class _Agent:
         patience = self._patience if self._link.met else min(self._patience, _NOBODY)
         if time.monotonic() - self._link.heard_at < patience:
             return False
-        return not self._drains or self._service.server.interchange.idle
+        self._blocks.abandon()
+        return not self._drains or (self._service.server.interchange.idle and not self._blocks.awaited)
 
     def _dismiss_managers(self, reason: str) -> None:
         server = self._service.server
@@ -187,12 +195,19 @@ class _Agent:
         while server.interchange.roster and time.monotonic() < deadline:
             server.serve(server.wait(min(0.25, server.prepare())))
 
+    def _overhear(self, message: Message) -> bool:
+        return self._blocks.overhear(message)
+
     def _send(self, frames: list[Any]) -> None:
         self._link.send(frames)
 
     def _disk_is_full(self, error: OSError) -> None:
         sys.stderr.write(f"what the client is to get does not fit into {self._place.directory}: {error}\n")
         self._full = True
+
+
+def _ignore(number: int, frame: object) -> None:
+    """A terminal is nothing to an agent."""
 
 
 def _end(number: int, frame: object) -> None:

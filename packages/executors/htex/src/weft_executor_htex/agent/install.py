@@ -66,10 +66,18 @@ class AgentHost:
     """The host of ``channel``. python: what runs the agent there; the first one that is new enough unless
     said.
     directory: where its file is kept, relative to the home directory; ``~/.cache/weft`` unless said.
+    modules: what the file holds besides.
     """
 
-    def __init__(self, channel: Channel, python: str | None = None, directory: str | None = None) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        python: str | None = None,
+        directory: str | None = None,
+        modules: Sequence[str] = (),
+    ) -> None:
         self._channel = channel
+        self._modules = tuple(modules)
         self._pythons = (python,) if python else _PYTHONS
         self._directory = directory or ""
         self._lock = threading.Lock()
@@ -117,7 +125,7 @@ class AgentHost:
     # -- steps ----------------------------------------------------------------------------------------------
 
     def _look(self) -> dict[str, Any]:
-        made = bundle()
+        made = bundle(self._modules)
         argv: Sequence[str] = (
             *("/bin/sh", "-c", _FIND_PYTHON, "sh", _LOOK, self._directory, made.name, made.digest),
             *self._pythons,
@@ -151,8 +159,9 @@ class AgentHost:
 
     def _send(self, path: str) -> None:
         with tempfile.TemporaryDirectory(prefix="weft-") as directory:
-            local = Path(directory) / bundle().name
-            local.write_bytes(bundle().data)
+            made = bundle(self._modules)
+            local = Path(directory) / made.name
+            local.write_bytes(made.data)
             local.chmod(0o600)
             try:
                 self._channel.put(local, path)

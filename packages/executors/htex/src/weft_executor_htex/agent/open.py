@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from weft_interfaces import Channel
 
@@ -15,10 +15,16 @@ __all__ = ["agent_opener"]
 
 
 def agent_opener(
-    channel: Channel, settings: AgentSettings, setup: InterchangeSetup, report: Report
+    channel: Channel,
+    settings: AgentSettings,
+    setup: InterchangeSetup,
+    report: Report,
+    modules: Sequence[str] = (),
 ) -> Callable[[bytes], Line]:
-    """What starts an agent on the channel's host, with this setup; ``report`` is told of its connection."""
-    host = AgentHost(channel, settings.python, settings.directory)
+    """What starts an agent on the channel's host, with this setup; ``report`` is told of its connection.
+    ``modules``: what its file holds besides.
+    """
+    host = AgentHost(channel, settings.python, settings.directory, modules)
     options = {
         "patience": settings.patience,
         "on_client_loss": settings.on_client_loss,

@@ -27,8 +27,9 @@ class Plan:
     there.
     """
 
-    def __init__(self, label: str, maker: ScalerMaker, blocks: Blocks) -> None:
+    def __init__(self, label: str, run_id: str, maker: ScalerMaker, blocks: Blocks) -> None:
         self._label = label
+        self._run_id = run_id
         channel = blocks.provider.channel
         buffer = io.BytesIO()
         try:
@@ -48,6 +49,7 @@ class Plan:
         self._made += 1
         plan = {
             "label": self._label,
+            "tag": self._run_id,
             "channel": self._channel,
             "settings": self._settings,
             "argv": tuple(argv),

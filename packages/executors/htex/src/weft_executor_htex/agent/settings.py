@@ -27,6 +27,9 @@ class AgentSettings:
     disk: bytes, or text such as ``"4GB"``, of results that wait in files for the connection to come back;
     with more
     waiting, it gives out no calls.
+    blocks: who asks for blocks: ``"agent"``, also while there is no connection; ``"client"``, through the
+    channel; ``"auto"``: the agent, unless something of the provider, the launcher or the scaling policy
+    cannot go there, which an event then says.
     """
 
     python: str | None = None
@@ -35,6 +38,7 @@ class AgentSettings:
     on_client_loss: Literal["cancel", "drain"] = "cancel"
     patience: float | str = "10min"
     disk: int | str = "4GB"
+    blocks: Literal["auto", "agent", "client"] = "auto"
 
     def __post_init__(self) -> None:
         for field in ("reconnect", "patience"):
@@ -44,4 +48,8 @@ class AgentSettings:
             raise ConfigError(
                 f'agent.on_client_loss must be "cancel" or "drain", not {self.on_client_loss!r}',
                 "agent.on_client_loss",
+            )
+        if self.blocks not in ("auto", "agent", "client"):
+            raise ConfigError(
+                f'agent.blocks must be "auto", "agent" or "client", not {self.blocks!r}', "agent.blocks"
             )

@@ -176,6 +176,27 @@ class Interchange:
             return True
         return not (queue or queue.wide or queue.held or any(manager.calls for manager in roster))
 
+    @property
+    def awaited(self) -> bool:
+        """Whether calls wait that a new block might run."""
+        queue = self.queue
+        return bool(queue or queue.wide or queue.held)
+
+    def slots(self, node_slots: int) -> tuple[int, int]:
+        """Worker slots that waiting calls ask for, and those that begun ones take; a call for several nodes
+        takes all slots of each, of which a node has so many. Looks at all calls.
+        """
+        waiting = sum(batch.left * batch.needs.demand(node_slots) for batch in self.queue)
+        taken = 0
+        for manager in self.roster:
+            for call_id, needs in manager.calls.items():
+                slots = 1 if needs is None else needs.demand(node_slots)
+                if call_id in manager.begun:
+                    taken += slots
+                else:
+                    waiting += slots
+        return waiting, taken
+
     def _cancel(self, ids: Collection[int]) -> None:
         wanted = set(ids)
         queued = self.queue.remove(wanted)
