@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ import pytest
 import weft
 from servers.process import wait_until
 from servers.site import Site, remote_site
-from weft_interfaces import BaseEventSink, CommandResult, Event, NoBlocksError
+from weft_core import LoadScalingPolicy
+from weft_interfaces import BaseEventSink, CommandResult, ConfigError, Event, NoBlocksError
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(180)]
 
@@ -91,7 +93,11 @@ class Client(BaseEventSink):
         return [event.data for event in list(self.events) if event.kind == kind]
 
     def run(
-        self, partition: str = "debug", agent: Mapping[str, Any] | None = None, **blocks: Any
+        self,
+        partition: str = "debug",
+        agent: Mapping[str, Any] | None = None,
+        policy: Any = None,
+        **blocks: Any,
     ) -> weft.Run:
         provider = weft.SlurmProvider(
             partition=partition, poll_interval=1, cores_per_node=1, channel=self.channel
@@ -104,7 +110,10 @@ class Client(BaseEventSink):
             heartbeat_period=0.5,
             heartbeat_threshold=3,
         )
-        return weft.run(weft.Config(executors=[executor], run_dir=self.folder / "runs", sinks=[self]))
+        config = weft.Config(
+            executors=[executor], run_dir=self.folder / "runs", sinks=[self], scaling_policy=policy
+        )
+        return weft.run(config)
 
 
 @pytest.fixture
@@ -276,7 +285,48 @@ def test_the_next_agent_cancels_what_one_that_was_killed_has_in_the_queue(client
         assert result.result(BOUND) in ("c1", "c2")
 
 
-def test_the_client_may_ask_for_blocks_itself(client: Client, site: Site) -> None:
+def test_the_client_may_ask_for_blocks_itself(client: Client) -> None:
     with client.run(agent={"blocks": "client"}):
         assert where().result(BOUND) in ("c1", "c2")
     assert client.channel.queue_commands()
+    assert client.of("scaling.here") == []
+
+
+class OwnPolicy(LoadScalingPolicy):
+    """A user's own, which cannot be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+def test_what_cannot_go_to_the_login_node_stays_with_the_client_which_says_so(client: Client) -> None:
+    with client.run(policy=OwnPolicy()):
+        assert where().result(BOUND) in ("c1", "c2")
+    (told,) = client.of("scaling.here")
+    assert "the agent of executor 'htex' cannot get blocks itself" in told["reason"]
+    assert "cannot be pickled" in told["reason"]
+    assert client.channel.queue_commands()
+
+
+def test_it_is_an_error_where_the_agent_has_to_ask(client: Client) -> None:
+    words = r'AgentSettings\(blocks="client"\)'
+    with (
+        pytest.raises(ConfigError, match=words) as caught,
+        client.run(policy=OwnPolicy(), agent={"blocks": "agent"}),
+    ):
+        pass
+    assert caught.value.key == "agent.blocks"
+
+
+def test_the_oldest_python_for_an_agent_is_enough(
+    client: Client, site: Site, pythons: Mapping[tuple[int, int], Path]
+) -> None:
+    python = pythons[min(version for version in pythons if version >= (3, 8))]
+    site.show(python.parents[1], "login")
+    with client.run(agent={"python": str(python)}):
+        assert where().result(BOUND) in ("c1", "c2")
+        command = site.run(["cat", f"/proc/{agent_of(site)}/cmdline"]).split("\0")
+        assert command[0] == str(python)
+    assert client.of("block.requested")
+    assert client.channel.queue_commands() == []

@@ -107,6 +107,8 @@ class InterchangeMachine(RuleBasedStateMachine):
         serializer = BlobSerializer(cloudpickle.Pickler, 1000, blobs)
         self.catalogue = Catalogue(serializer, lambda options: None, pack=serializer.pack)
         self.client = Client("x", self.context, serializer, blobs)
+        self.client.introduce(lambda: messages.Scale(b""))
+        self.held = 0
         self.packer = BlobSerializer(cloudpickle.Pickler, 1000, ClientBlobs())
         self.interchange = Interchange(
             self.to_client,
@@ -120,12 +122,19 @@ class InterchangeMachine(RuleBasedStateMachine):
 
     def pull(self) -> None:
         """All that the client has to say is heard, and all that is said to it."""
-        self.client.pull(self.interchange.from_client)
+        self.client.pull(self.from_client)
         while self.inbox:
             inbox, self.inbox = self.inbox, []
             for message, payloads in inbox:
                 self.client.receive(message, payloads)
-            self.client.pull(self.interchange.from_client)
+            self.client.pull(self.from_client)
+
+    def from_client(self, message: messages.Message, payloads: Sequence[messages.Frame]) -> None:
+        """As an agent takes it, which counts what its client has not sent."""
+        if type(message) is messages.Held:
+            self.held = message.slots
+        elif type(message) is not messages.Scale:
+            self.interchange.from_client(message, payloads)
 
     def to_client(self, message: messages.Message, payloads: Sequence[messages.Frame]) -> None:
         self.inbox.append((message, payloads))
@@ -341,6 +350,12 @@ class InterchangeMachine(RuleBasedStateMachine):
         self.pull()
 
     # -- what holds ---------------------------------------------------------------------------------------
+
+    @invariant()
+    def an_agent_knows_how_many_slots_calls_ask_for(self) -> None:
+        if not self.inbox:  # else the client is yet to hear what has changed
+            waiting, taken = self.interchange.slots(1)
+            assert (waiting + self.held, taken) == self.client.slots()
 
     @invariant()
     def nothing_is_in_two_places(self) -> None:

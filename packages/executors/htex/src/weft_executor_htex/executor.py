@@ -516,6 +516,14 @@ class _Session:
     def _close_blocks(self, timeout: float) -> list[str]:
         """Have the agent cancel its jobs."""
         client = self.client
+        try:
+            _ = self.placement.access
+        except ChannelError:
+            words = (
+                f"the agent of executor {self._label!r} is gone: jobs that it has left in the queue have the "
+                f"tag {self.run_id!r}, `weft reap` removes them"
+            )
+            return [words]
         self.tell(CloseBlocks(timeout))
         with client.changed:
             if client.changed.wait_for(lambda: client.blocks_left is not None, timeout + _END):

@@ -127,6 +127,10 @@ class Server:
         """Have this called, with selector events, when the descriptor can be read."""
         self._selector.register(descriptor, selectors.EVENT_READ, callback)
 
+    def unwatch(self, descriptor: int) -> None:
+        """The end of ``watch``."""
+        self._selector.unregister(descriptor)
+
     def prepare(self) -> float:
         """Do what is due. Returns the seconds until something is due again."""
         due = min(self.interchange.tick(), self._listen_at)

@@ -37,6 +37,7 @@ class Mailbox:
     """Has the server's thread do something. Its methods may be called from any other."""
 
     def __init__(self, server: Server) -> None:
+        self._server = server
         self._actions: deque[Callable[[], object]] = deque()
         self._wakeup, self._waker = socket.socketpair()
         for end in (self._wakeup, self._waker):
@@ -65,6 +66,12 @@ class Mailbox:
             raise TimeoutError(f"the interchange has not answered within {_ANSWER:g} s")
         return answers[0]
 
+    def close(self) -> None:
+        """Nothing is done any more."""
+        self._server.unwatch(self._wakeup.fileno())
+        self._wakeup.close()
+        self._waker.close()
+
     def _woken(self, mask: int) -> None:
         with contextlib.suppress(BlockingIOError):
             while self._wakeup.recv(4096):
@@ -89,16 +96,18 @@ class AgentBlocks:
         self._frozen = ""
         self._lock = threading.Lock()  # guards what the scaler is told before it is there
         self._scaler: BlockScaler | None = None
+        self._mailbox: Mailbox | None = None
         self._begins: threading.Thread | None = None
         self._ends: threading.Thread | None = None
         self._closed = threading.Event()
 
     def overhear(self, message: Message) -> bool:
         """Take what the client says. Returns whether that was for nobody else."""
+        self._abandoned = False
         if isinstance(message, Tasks):
             self._wake()
         elif isinstance(message, Stop):
-            self.freeze(message.reason)
+            self.freeze("the run is closing")
         elif isinstance(message, Scale):
             self._begin(message.plan)
             return True
@@ -117,7 +126,7 @@ class AgentBlocks:
         return self._begins is not None and not self._hopeless and self._server.interchange.awaited
 
     def abandon(self) -> None:
-        """The client is gone: what it holds will not come, and is not counted."""
+        """The client is gone: what it holds is not counted, unless it comes back."""
         if not self._abandoned:
             self._abandoned = True
             self._wake()
@@ -140,6 +149,11 @@ class AgentBlocks:
         deadline = time.monotonic() + timeout + 1.0
         while not self._closed.is_set() and time.monotonic() < deadline:
             self._server.serve(self._server.wait(min(_ROUND, self._server.prepare())))
+
+    def close(self) -> None:
+        """Free what is held; after ``end``."""
+        if self._mailbox is not None:
+            self._mailbox.close()
 
     # -- beginning and ending, in threads of their own ------------------------------------------------------
 
@@ -191,7 +205,7 @@ class AgentBlocks:
             leftovers = [f"the blocks were not cancelled: {type(error).__name__}: {error}"]
         for words in leftovers:
             sys.stderr.write(f"{words}\n")
-        if self._begins is not None:
+        if self._mailbox is not None:
             self._mailbox.post(lambda: self._say(BlocksClosed(leftovers)))
             self._mailbox.post(self._closed.set)
 

@@ -167,6 +167,7 @@ class _Agent:
                 self._dismiss_managers(reason)
             with contextlib.suppress(Exception):
                 self._blocks.end(_CANCELLED)
+                self._blocks.close()
             self._place.remove()
             self._link.close()
             server.close()
