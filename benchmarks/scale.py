@@ -73,6 +73,7 @@ class Tally:
 
     run_id = "scale"
     make_scaler = None
+    detached = None
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -26,6 +26,7 @@ from ._interfaces import (
     ConfigError,
     DeadlockError,
     DependencyResolver,
+    DetachedError,
     EventSink,
     Executor,
     Failure,
@@ -123,6 +124,8 @@ class Kernel:
     retries: failed tries that are forgiven each task, unless it says otherwise.
     retry_policy, resolver, scaling_policy: see the contracts; sensible ones are the default.
     memoizer: remembers what calls gave; closed with the kernel.
+    detached: where executors keep what another process needs to go on with their calls, each in a directory
+    of its own; None for a run that ends with this process.
     sinks: take the run's events.
 
     ``start`` before use and ``close`` afterwards, or use it as a context manager: leaving it waits for what
@@ -142,7 +145,9 @@ class Kernel:
         scaling_policy: ScalingPolicy | None = None,
         memoizer: Memoizer | None = None,
         sinks: Sequence[EventSink] = (),
+        detached: Path | None = None,
     ) -> None:
+        self.detached = detached
         self.run_id = run_id or uuid.uuid4().hex[:12]
         self.directory = Path(directory)
         self.executors = _by_label(executors)
@@ -253,6 +258,46 @@ class Kernel:
             leftovers = self._end(deadline)
             self._abandon()
         return leftovers
+
+    def detach(self, timeout: float = 10.0) -> list[str]:
+        """Leave now: calls that executors have which can detach go on without this process, all else ends.
+
+        Waits up to ``timeout`` seconds for calls to be handed over. Returning: every future is done, those of
+        unfinished tasks with a :class:`DetachedError`, and no thread or process of the run is left here but
+        those named, in words, in the returned list; so is what could not be handed over. Raises
+        :class:`ConfigError` for a run without ``detached``, :class:`RunClosedError` for one that is closing,
+        and :class:`DeadlockError` as :meth:`close` does; then nothing was changed.
+        """
+        self._refuse_to_wait_for_itself()
+        deadline = time.monotonic() + timeout
+        if self.detached is None:
+            raise ConfigError(f"run {self.run_id} ends with this process: set detach=True for it", "detach")
+        with self._lock:
+            if self._phase != "open":
+                raise RunClosedError(f"run {self.run_id} is not open: it cannot be left any more")
+            self._phase = "cancelling"
+        leaving = [executor for executor in self._all_executors if executor.can_detach]
+        with self._ending:
+            if self._scaler is not None:
+                self._scaler.freeze("the run was left")
+                self._scaler.let_go(leaving)
+            leftovers: list[str] = []
+            for executor in leaving:
+                leftovers += _leave(executor, max(1.0, deadline - time.monotonic()))
+            self._finish_left(leaving)
+            leftovers += self._end(deadline)
+            self._abandon()
+        return leftovers
+
+    def _finish_left(self, leaving: Sequence[Executor]) -> None:
+        with self._lock:
+            tasks = list(self._tasks.values())
+        with _Report(self) as report:  # those that depend on them hear of it when all are finished
+            for task in tasks:
+                handed_over = task.state is LAUNCHED and task.executor in leaving
+                what = "goes on without it" if handed_over else "had not been handed over, and does not run"
+                error = DetachedError(f"this process has left run {self.run_id}: {task} {what}")
+                self._finish(task, FAILED, None, error, report)
 
     def _refuse_to_wait_for_itself(self) -> None:
         worker = current_worker()
@@ -585,7 +630,14 @@ class Kernel:
         """Submit launched tasks. Returns what the executor raised: then it has none of them."""
         try:
             calls = [
-                Call(task.call_id, task.spec.function, task.args, task.kwargs, self._options(task))
+                Call(
+                    task.call_id,
+                    task.spec.function,
+                    task.args,
+                    task.kwargs,
+                    self._options(task),
+                    None if task.call_id == task.id else task.id,
+                )
                 for task in tasks
             ]
             if Shared.used and executor.in_process:
@@ -1004,6 +1056,8 @@ class _Context:
     def __init__(self, kernel: Kernel, executor: Executor) -> None:
         self.run_id = kernel.run_id
         self.directory = kernel.directory / executor.label
+        keeps = kernel.detached is not None and executor.can_detach
+        self.detached = kernel.detached / executor.label if keeps and kernel.detached else None
         self.completed = kernel.completed
         self.emit = kernel._journal.emit
         self._kernel = kernel
@@ -1019,6 +1073,14 @@ def _shut_down(executor: Executor, timeout: float) -> list[str]:
         return executor.shutdown(cancel=True, timeout=timeout)
     except Exception as error:  # noqa: BLE001  the other executors must end too
         return [f"executor {executor.label!r}: its shutdown raised {safe_repr(error)}"]
+
+
+def _leave(executor: Executor, timeout: float) -> list[str]:
+    """Have its calls go on without this process. Returns what is left here, and what does not."""
+    try:
+        return executor.detach(timeout)
+    except Exception as error:  # noqa: BLE001  the other executors must end too
+        return [f"executor {executor.label!r}: leaving it raised {safe_repr(error)}"]
 
 
 def _by_label(executors: Sequence[Executor]) -> dict[str, Executor]:

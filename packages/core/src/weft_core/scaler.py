@@ -43,6 +43,7 @@ from ._interfaces import (
     BlockView,
     DirectLauncher,
     Event,
+    Executor,
     ExecutorDemand,
     InputError,
     JobId,
@@ -188,6 +189,14 @@ class Scaler:
         """
         self._frozen = reason
         self.wake()
+
+    def let_go(self, executors: Sequence[BlockExecutor | Executor]) -> None:
+        """The blocks of these live on without this process: from now on they are not looked at. After
+        ``freeze``.
+        """
+        for site in self._sites:
+            site.fleets = [fleet for fleet in site.fleets if fleet.executor not in executors]
+        self._fleets = [fleet for fleet in self._fleets if fleet.executor not in executors]
 
     def close(self, timeout: float = 10.0) -> list[str]:
         """Cancel every job that has not ended, tell the executors of each block's end, close the providers.

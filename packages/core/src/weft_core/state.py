@@ -58,6 +58,7 @@ TRANSITIONS: dict[TaskState, dict[TaskState, str]] = {
     },
     _S.RETRYING: {
         _S.PENDING: "the delay before its next try is over",
+        _S.FAILED: "its run was left between two tries",
         _S.CANCELLED: "cancelled between two tries",
     },
     _S.JOINING: {

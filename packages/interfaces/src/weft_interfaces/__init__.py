@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         DeadlockError,
         DeathCertificate,
         DependencyError,
+        DetachedError,
         FutureMisuseError,
         InputError,
         InterchangeLostError,
@@ -133,6 +134,7 @@ __all__ = [
     "DeathCertificate",
     "DependencyError",
     "DependencyResolver",
+    "DetachedError",
     "DirectLauncher",
     "Event",
     "EventSink",
@@ -220,8 +222,9 @@ _NAMES = {
     "channel": "BaseChannel Channel CommandResult RemoteProcess",
     "errors": (
         "AuthenticationNeededError BlockLostError CallError ChannelError ConfigError CycleError "
-        "DeadlockError DeathCertificate DependencyError FutureMisuseError InputError InterchangeLostError "
-        "InternalError LostError ManagerLostError MemoStoreError MissingPluginError NoBlocksError "
+        "DeadlockError DeathCertificate DependencyError DetachedError FutureMisuseError InputError "
+        "InterchangeLostError InternalError LostError ManagerLostError MemoStoreError MissingPluginError "
+        "NoBlocksError "
         "ProviderError RemoteError ResourcesError RunClosedError SerializationError ShellError StagingError "
         "TaskError TaskExitError TaskTimeoutError TransientError UnitError WeftError WorkerLostError"
     ),

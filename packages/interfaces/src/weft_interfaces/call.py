@@ -32,7 +32,8 @@ class CallOptions:
 
 
 class Call(NamedTuple):
-    """One attempt to run one function. ``id`` is unique in the run: a retry is a new call with a new id.
+    """One attempt to run one function. ``id`` is unique in the run: a retry is a new call with a new id, and
+    ``first`` is that of the first attempt, None if this is it.
 
     A named tuple, because a million of them wait at once and their making is on every task's path.
     """
@@ -42,6 +43,7 @@ class Call(NamedTuple):
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = {}
     options: CallOptions = CallOptions()
+    first: int | None = None
 
 
 class Outcome(NamedTuple):

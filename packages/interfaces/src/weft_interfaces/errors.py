@@ -19,6 +19,7 @@
     │   ├── TaskExitError        it called sys.exit() or was interrupted
     │   ├── ShellError           its command ended with a non-zero status
     │   ├── RemoteError          stands for an exception that could not cross from the worker
+    │   ├── DetachedError        its run was left while it was not done
     │   └── DependencyError      one of the tasks that it needed failed
     ├── TransientError           may succeed when tried again
     │   ├── ProviderError        a batch system refused or did not answer
@@ -55,6 +56,7 @@ __all__ = [
     "DeadlockError",
     "DeathCertificate",
     "DependencyError",
+    "DetachedError",
     "FutureMisuseError",
     "InputError",
     "InterchangeLostError",
@@ -234,6 +236,12 @@ class DependencyError(TaskError):
     def __init__(self, message: str, chain: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.chain = tuple(chain)
+
+
+class DetachedError(TaskError):
+    """The run was left, by ``run.detach()``, while the task was not done: the message says whether it goes on
+    without it.
+    """
 
 
 # -- transient ----------------------------------------------------------------------------------------------

@@ -46,6 +46,12 @@ class ExecutorContext(Protocol):
     def make_scaler(self) -> ScalerMaker | None:
         """For an executor that has its blocks scaled elsewhere than in this process; None: it may not."""
 
+    @property
+    def detached(self) -> Path | None:
+        """The directory in which the executor keeps what another process needs to go on with its calls,
+        should this one be gone; it may not exist yet. None when they end with this process.
+        """
+
     def completed(self, outcomes: Sequence[Outcome]) -> None: ...
 
     def emit(self, events: Sequence[Event]) -> None: ...
@@ -80,6 +86,12 @@ class Executor(Protocol):
     def scales_itself(self) -> bool:
         """Whether it sees to its blocks itself, from its start to its end: it has made a scaler of its own
         with :attr:`ExecutorContext.make_scaler`, and says all that the scaler says.
+        """
+
+    @property
+    def can_detach(self) -> bool:
+        """Whether calls can outlive this process: see :attr:`ExecutorContext.detached`, which is None for an
+        executor that cannot.
         """
 
     def start(self, context: ExecutorContext) -> None:
@@ -125,6 +137,15 @@ class Executor(Protocol):
         words, in the returned list. A second shutdown does nothing.
         """
 
+    def detach(self, timeout: float = 10.0) -> list[str]:
+        """End here, and leave the calls to go on without this process, where ``context.detached`` says so.
+
+        Waits up to ``timeout`` seconds for them to be handed over. Returning: calls get no outcome any more
+        here; another process can go on from what is in that directory. What could not be handed over yet, or
+        is left here, is named, in words, in the returned list. An executor that cannot detach ends as by
+        ``shutdown(cancel=True)``.
+        """
+
 
 class BaseExecutor:
     """The optional parts of an executor. Subclass it and write ``start``, ``submit`` and ``shutdown``."""
@@ -132,6 +153,7 @@ class BaseExecutor:
     in_process = False
     in_blocks = False
     scales_itself = False
+    can_detach = False
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -159,3 +181,11 @@ class BaseExecutor:
         if resources.gpus:
             return f"executor {self.label!r} has no gpus, the task asks for {resources.gpus:g}"
         return None
+
+    def shutdown(self, *, cancel: bool = False, timeout: float = 10.0) -> list[str]:
+        """To be written."""
+        raise NotImplementedError
+
+    def detach(self, timeout: float = 10.0) -> list[str]:
+        """Nothing of it outlives this process."""
+        return self.shutdown(cancel=True, timeout=timeout)

@@ -165,6 +165,7 @@ class _PoolContext:
     """What the executor reports to."""
 
     make_scaler = None
+    detached = None
 
     def __init__(self, directory: Path, completed: Callable[[Sequence[Outcome]], None]) -> None:
         self.run_id = f"pool-{uuid.uuid4().hex[:12]}"

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from weft_interfaces import BaseChannel, ChannelError, CommandResult
 from weft_interfaces.files import copy_whole
@@ -28,7 +29,7 @@ class LocalChannel(BaseChannel):
     unless said. environment: variables that every command gets beside those of this process.
 
     A command that is not there ends with exit status 127, one that cannot be run with 126, and says why on
-    its stderr. Methods may be called from any thread.
+    its stderr. Methods may be called from any thread. Pickling keeps the settings, and nothing that runs.
     """
 
     remote = False
@@ -43,6 +44,9 @@ class LocalChannel(BaseChannel):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(home={self._home!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._home, self._environment)
 
     @property
     def host(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,9 @@ class SSHChannel(ShellChannel):
     keepalive, connect_timeout: seconds. environment: variables for every command.
 
     Methods may be called from any thread. Two channels are equal if they lead to the same user, host and
-    port on the same way, with the same ``environment``. Raises :class:`~weft_interfaces.ConfigError` for
-    settings that cannot be.
+    port on the same way, with the same ``environment``. Pickling keeps the settings, and no connection:
+    ``password`` and ``prompts`` go along as the functions that they are, so a pickle holds no secret that
+    they do not. Raises :class:`~weft_interfaces.ConfigError` for settings that cannot be.
     """
 
     def __init__(
@@ -57,6 +59,20 @@ class SSHChannel(ShellChannel):
         environment: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(environment=environment)
+        self._settings: dict[str, Any] = {
+            "host": host,
+            "username": username,
+            "port": port,
+            "key_filename": _paths(key_filename),
+            "jump": None if jump is None else list(jump),
+            "known_hosts": _paths(known_hosts),
+            "password": password,
+            "prompts": prompts,
+            "keepalive": keepalive,
+            "connect_timeout": connect_timeout,
+            "config": config if config is None or config.startswith("~") else _path(config),
+            "environment": self._environment,
+        }
         _check_callable("password", password)
         _check_callable("prompts", prompts)
         configuration = Configuration(config)
@@ -85,6 +101,9 @@ class SSHChannel(ShellChannel):
         *jumps, _ = self._connection.path
         way = f" through {', '.join(f'{user}@{host}:{port}' for user, host, port in jumps)}" if jumps else ""
         return f"<{type(self).__name__} {self._connection.destination}{way}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make, (type(self), self._settings)
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, SSHChannel) else NotImplemented
@@ -125,6 +144,10 @@ class SSHChannel(ShellChannel):
 
     def _disconnect(self) -> None:
         self._connection.close()
+
+
+def _make(cls: type[SSHChannel], settings: dict[str, Any]) -> SSHChannel:
+    return cls(**settings)
 
 
 def _chain(
@@ -187,12 +210,12 @@ def _check_callable(name: str, value: object) -> None:
 def _paths(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
     if value is None:
         return None
-    import os
+    return tuple(_path(path) for path in ([value] if isinstance(value, str | os.PathLike) else value))
 
-    return tuple(
-        os.path.expanduser(os.fspath(path))
-        for path in ([value] if isinstance(value, str | os.PathLike) else value)
-    )
+
+def _path(path: str) -> str:
+    """The same file, wherever this process, or another one, goes."""
+    return os.path.abspath(os.path.expanduser(os.fspath(path)))
 
 
 def _seconds(name: str, value: float | None, *, zero: bool = False) -> float | None:

@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from weft_interfaces import ChannelError
 
@@ -38,8 +38,9 @@ class OpenSSHChannel(ShellChannel):
     commands fail at once; after one that the host refused (:class:`AuthenticationError`,
     :class:`HostKeyError`) nothing is tried until ``authenticate`` is called.
 
-    Channels with equal arguments are equal, and share what is asked of a batch system. Methods may be called
-    from any thread. Raises :class:`ChannelError`, with the cause and the remedy, from every method.
+    Channels with equal arguments are equal, and share what is asked of a batch system. Pickling keeps the
+    arguments, and no connection. Methods may be called from any thread. Raises :class:`ChannelError`, with
+    the cause and the remedy, from every method.
     """
 
     def __init__(
@@ -58,6 +59,9 @@ class OpenSSHChannel(ShellChannel):
     def __repr__(self) -> str:
         options = f", ssh_options={list(self._options)}" if self._options else ""
         return f"{type(self).__name__}({self._host!r}{options})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make, (type(self), self._host, self._options, self._environment)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, OpenSSHChannel):
@@ -147,3 +151,9 @@ class OpenSSHChannel(ShellChannel):
     def _disconnect(self) -> None:
         with self._connecting:
             self._drop()
+
+
+def _make(
+    cls: type[OpenSSHChannel], host: str, options: Sequence[str], environment: Mapping[str, str]
+) -> OpenSSHChannel:
+    return cls(host, options, environment=environment)

@@ -28,8 +28,10 @@ class RecordingContext:
         directory: Path,
         on_completed: Callable[[Sequence[Outcome]], None] | None = None,
         run_id: str = "memory",
+        detached: Path | None = None,
     ) -> None:
         self.run_id = run_id
+        self.detached = detached
         self.directory = directory
         self.outcomes: dict[int, Outcome] = {}
         self.counts: Counter[int] = Counter()

@@ -28,8 +28,9 @@ class Recorder:
     run_id = "test"
     make_scaler: ScalerMaker | None = None
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, detached: Path | None = None) -> None:
         self.directory = directory
+        self.detached = detached
         self.outcomes: dict[int, Outcome] = {}
         self.repeated: list[Outcome] = []
         self.events: list[Event] = []
