@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import signal
 import socket
 import stat
@@ -352,3 +353,12 @@ def test_paths_of_any_characters_and_absolute_ones(channel: LocalChannel, tmp_pa
         channel.get(name, tmp_path / "back")
         channel.put(tmp_path / "file", str(tmp_path / name))
         assert (tmp_path / name).read_text() == (tmp_path / "home" / name).read_text() == "x"
+
+
+def test_a_pickle_has_its_settings_and_nothing_that_runs(tmp_path: Path) -> None:
+    channel = LocalChannel(tmp_path, {"NAME": "value"})
+    with contextlib.closing(channel.open(["cat"])):
+        other = pickle.loads(pickle.dumps(channel))
+    assert other.run(["sh", "-c", 'pwd; echo "$NAME"']).stdout == f"{tmp_path}\nvalue\n".encode()
+    other.close()
+    channel.close()

@@ -361,6 +361,7 @@ class Scaler:
 
     def _look_and_act(self, fleet: _Fleet) -> None:
         fleet.demand = demand = fleet.executor.demand()
+        fleet.settings = fleet.executor.blocks
         now = self._clock()
         for block in fleet.live():
             self._look_at(block, demand.blocks.get(block.id, _NO_LOAD), now)

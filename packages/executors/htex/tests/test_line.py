@@ -18,9 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft_executor_htex.agent import line as line_module
 from weft_executor_htex.agent import link as link_module
-from weft_executor_htex.agent.line import Line
+from weft_executor_htex.agent.durable import Streams
+from weft_executor_htex.agent.line import AgentGoneError, Line
 from weft_executor_htex.agent.link import Link
 from weft_executor_htex.agent.outbox import BLOCK, Outbox
+from weft_executor_htex.agent.replay import Messages
 from weft_executor_htex.agent.wire import MAGIC, Piece, read_piece, write_piece
 from weft_executor_htex.connection import Connection
 from weft_executor_htex.messages import MalformedError
@@ -453,3 +455,118 @@ def test_what_an_agent_cannot_understand_costs_the_connection_alone(echo: Echo) 
     line = connect(Host(lambda: Wire(echo.path, 1 << 40, 1 << 40)))
     assert exchange(line, [b"x"]) == [b"x"]
     goodbye(line)
+
+
+# -- files --------------------------------------------------------------------------------------------------
+
+
+def whole(path: Path) -> list[bytes]:
+    return [bytes(frames[0]) for frames in Messages(path)]
+
+
+def go_on(line: Line, messages: list[bytes], dice: random.Random, folder: Path) -> None:
+    """Send messages and read for a while; then the client is gone, whatever it is about to do."""
+
+    def write() -> None:
+        with contextlib.suppress(ChannelError):
+            for message in messages:
+                line.write(b"".join(map(bytes, pack([message]))))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    enough = dice.randrange(1, 1 + sum(map(len, messages)))
+    came = 0
+    while came < enough:
+        data = line.read(1 << 16)
+        assert data, line.reason
+        came += len(data)
+    line.leave(0.0)
+    writer.join()
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_clients_take_over_from_each_other(tmp_path: Path, monkeypatch: Any, block: int) -> None:
+    """Each goes on where the files of the one before end, which may be anywhere, on connections that are cut."""
+    for seed in range(10 * block, 10 * block + 10):
+        dice = random.Random(seed)
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        echo = Echo(folder, memory=dice.choice([0, BLOCK, 1 << 20]))
+        spread = dice.choice([100, 3000, 100_000])
+        for module in (line_module, link_module):
+            monkeypatch.setattr(module, "_PIECE", min(BLOCK, spread // 2))
+
+        def make(echo: Echo = echo, dice: random.Random = dice, spread: int = spread) -> Wire:
+            return Wire(
+                echo.path, dice.randrange(200, 400 + 2 * spread), dice.randrange(400, 800 + 2 * spread)
+            )
+
+        messages = [dice.randbytes(dice.choice([5, 40, spread])) for _ in range(30)]
+        host = Host(make)
+        try:
+            for client in range(4):
+                streams = Streams(folder)
+                sent = Messages(folder / "sent")
+                done = len(list(sent))
+                streams.sent.cut(sent.end)
+                assert whole(folder / "sent") == messages[:done], f"seed {seed}"
+                for _ in range(1000):
+                    with contextlib.suppress(ChannelError):
+                        line = connect(host, streams=streams, there=client > 0, run="r")
+                        break
+                if client < 3 and done < len(messages):
+                    go_on(line, messages[done:], dice, folder)
+                    continue
+                for message in messages[done:]:
+                    line.write(b"".join(map(bytes, pack([message]))))
+                while len(whole(folder / "received")) < len(messages):
+                    assert line.read(1 << 16), line.reason
+                assert whole(folder / "received") == messages, f"seed {seed}"
+                goodbye(line)
+                break
+            assert echo.got == messages, f"seed {seed}"
+        finally:
+            echo.close()
+        assert "r" not in host.ended
+
+
+def test_what_was_confirmed_and_is_not_in_the_files_cannot_be_had(echo: Echo, tmp_path: Path) -> None:
+    host = Host(lambda: Wire(echo.path, 1 << 40, 1 << 40))
+    first = connect(host, streams=Streams(tmp_path), run="r")
+    messages = [b"x" * 100] * 10
+    exchange(first, messages)
+    assert first.leave(PATIENCE) == 0
+    os.truncate(tmp_path / "sent", 50)
+    with pytest.raises(AgentGoneError, match="it is not as it was: 1160 bytes were received of 50"):
+        connect(host, streams=Streams(tmp_path), there=True, run="r")
+    assert host.ended == [], "it may be of use to others"
+
+
+def test_a_full_disk_is_waited_for(echo: Echo, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(line_module, "_ROOM", 0.01)
+
+    class Full(Streams):
+        left = 3
+
+        def take(self, data: Any) -> None:
+            self.left -= 1
+            if self.left > 0:
+                raise OSError(28, "No space left on device")
+            super().take(data)
+
+    streams = Full(tmp_path)
+    append, refusals = streams.sent.append, [OSError(28, "No space left on device")] * 2
+
+    def full(data: Any) -> None:
+        if refusals:
+            raise refusals.pop()
+        append(data)
+
+    monkeypatch.setattr(streams.sent, "append", full)
+    events: list[Any] = []
+    line = connect(Host(lambda: Wire(echo.path, 1 << 40, 1 << 40)), events, streams=streams, run="r")
+    messages = [b"x" * 100] * 3
+    assert exchange(line, messages) == messages
+    goodbye(line)
+    assert [kind for kind, _ in events] == ["run_dir.full", "run_dir.full"]
+    assert events[0][1]["reason"].endswith("No space left on device; the run waits for room")

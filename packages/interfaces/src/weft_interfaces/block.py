@@ -153,7 +153,9 @@ class Scalable(Protocol):
 
     @property
     def blocks(self) -> Blocks:
-        """How many blocks of which shape it wants, and from whom."""
+        """How many blocks of which shape it wants, and from whom. Looked at before each decision: the numbers
+        may change, the provider does not.
+        """
 
     def command(self, block_id: str) -> BlockCommand:
         """What starts the manager of one node of this block. Calling it twice does no harm."""

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         DeadlockError,
         DeathCertificate,
         DependencyError,
+        DetachedError,
         FutureMisuseError,
         InputError,
         InterchangeLostError,
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     )
     from weft_provider_local import LocalProvider
 
+    from ._attach import AttachedRun, attach
     from ._config import Config
     from ._current import current_run
     from ._graph import as_completed, gather, map, on_walltime, pool, remaining  # noqa: A004
@@ -102,6 +104,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentSettings",
     "AprunLauncher",
+    "AttachedRun",
     "AuthenticationNeededError",
     "BackoffRetryPolicy",
     "BlockLostError",
@@ -115,6 +118,7 @@ __all__ = [
     "DeadlockError",
     "DeathCertificate",
     "DependencyError",
+    "DetachedError",
     "Future",
     "FutureMisuseError",
     "GnuParallelLauncher",
@@ -169,6 +173,7 @@ __all__ = [
     "WrappedLauncher",
     "__version__",
     "as_completed",
+    "attach",
     "current_run",
     "gather",
     "join",
@@ -185,6 +190,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "._attach": ("AttachedRun", "attach"),
     "._config": ("Config",),
     "._current": ("current_run",),
     "._graph": ("as_completed", "gather", "map", "on_walltime", "pool", "remaining"),

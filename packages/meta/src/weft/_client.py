@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -16,9 +16,10 @@ from weft_interfaces import ConfigError, InputError
 
 from ._hint import did_you_mean
 
-__all__ = ["RECORD", "Client", "Life", "forget_client", "read_clients", "record_client"]
+__all__ = ["DETACHED", "RECORD", "Client", "Life", "forget_client", "read_clients", "record_client"]
 
 RECORD = "client.json"
+DETACHED = "detached"  # in the run's directory: what it takes to go on without its process
 
 
 class Life(Enum):
@@ -36,7 +37,8 @@ class Client:
     run: names the run, and is the tag of its jobs. user: a number. host, machine, boot: where it ran: the
     host's name, what tells it from others of that name, and what changes when it is restarted.
     space: whose numbers ``pid`` belongs to; a container has its own. started: the kernel's clock when it
-    began. time: seconds since the epoch, for people. What a system does not tell is empty.
+    began. time: seconds since the epoch, for people. What a system does not tell is empty. detached: whether
+    the run goes on without it.
     """
 
     run: str
@@ -48,6 +50,7 @@ class Client:
     pid: int = 0
     started: str = ""
     time: float = 0.0
+    detached: bool = False
 
     @classmethod
     def this(cls, run: str) -> Client:
@@ -66,6 +69,12 @@ class Client:
 
     def life(self) -> tuple[Life, str]:
         """Whether it lives, and why that is so in words. Never ``DEAD`` when that is not certain."""
+        life, why = self._life()
+        if self.detached and life is Life.DEAD:
+            return Life.UNKNOWN, f"{why}, and its run goes on without it: see `weft attach {self.run}`"
+        return life, why
+
+    def _life(self) -> tuple[Life, str]:
         here = Client.this(self.run)
         if not self.host:
             return Life.UNKNOWN, "no record says where its process ran"
@@ -149,7 +158,8 @@ def _read(path: Path) -> Client:
         table = json.loads(path.read_text(encoding="utf-8"))
         client = Client(**table)
         whole = all(type(value) is type(getattr(_BLANK, key)) for key, value in asdict(client).items())
-        return client if whole and client.run else Client(run=path.parent.name)
+        goes_on = any(not (each / "ended").exists() for each in path.parent.glob(f"{DETACHED}/*"))
+        return replace(client, detached=goes_on) if whole and client.run else Client(run=path.parent.name)
     except (OSError, ValueError, TypeError):
         return Client(run=path.parent.name)
 

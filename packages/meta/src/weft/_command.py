@@ -59,16 +59,56 @@ def _options(
 
 
 @app.command()
-def run(script: Script, arguments: Arguments = None, config: ConfigFile = None, quiet: Quiet = False) -> None:
+def run(
+    script: Script,
+    arguments: Arguments = None,
+    config: ConfigFile = None,
+    quiet: Quiet = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Tasks go on when this process is gone; see weft attach.")
+    ] = False,
+) -> None:
     """Run a script that uses weft, with progress shown. Its exit status is that of the script."""
     from ._run import close_default_run
     from ._script import run_script
 
     settings = _read(config) if config else None
-    set_defaults(settings, progress=True, quiet=quiet)
+    set_defaults(settings, progress=True, quiet=quiet, detach=detach)
     if not script.is_file():
         _fail(f"{script}: no such script")
     raise SystemExit(run_script(script, arguments or [], close_default_run))
+
+
+@app.command()
+def attach(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Its id, the beginning of that, its path, or last.")
+    ],
+    run_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the directories of runs are.")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Get what the tasks of a run give whose process is gone, and that was started with detach.
+
+    One line for each task, as it is done. Ctrl-C leaves the run as it is. Exit status 0 if all are done, 1 if
+    one failed or was cancelled.
+    """
+    from weft_interfaces import WeftError
+
+    from ._attach import find_detached
+    from ._attach_command import show_run
+
+    set_defaults(_read(config) if config else None, progress=False, quiet=True)
+    try:
+        directory = find_detached(run, run_dir or Path(default_config().run_dir))
+        well = show_run(directory, as_json=as_json, show=_print)
+    except (WeftError, OSError) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    raise SystemExit(0 if well else 1)
 
 
 @app.command()

@@ -73,6 +73,8 @@ class Config:
     shutdown_timeout: seconds, or text such as ``"1 min"``: how long a run that was interrupted, or left by an
     exception, waits for what has begun.
     scaling_policy: decides how many blocks executors get. sinks: take the run's events.
+    detach: whether tasks go on when this process is gone, so that ``weft attach`` in another one gets what
+    they give: those of executors whose interchange is an agent, of which there must be one.
     memo: which calls are remembered, and where: by default those of tasks that ask for it, in the folder
     ``weft-memo.db``; True is that default, False remembers none.
 
@@ -90,6 +92,7 @@ class Config:
     scaling_policy: ScalingPolicy | None = None
     sinks: Sequence[EventSink] = ()
     memo: Memo | bool = Memo()
+    detach: bool = False
 
     def make_executors(self) -> list[Executor]:
         """The executors of one run: those that are objects themselves, the others made anew."""

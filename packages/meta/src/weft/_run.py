@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,11 @@ from weft_executor_local import ThreadExecutor
 from weft_interfaces import ConfigError
 from weft_memo import Memo
 
-from ._client import forget_client, record_client
+from ._client import DETACHED, forget_client, record_client
 from ._config import Config, read_config
 from ._current import close_run, open_run, opened_runs, variable
 from ._progress import Progress, summary
-from ._settings import default_config, planner, shows_progress
+from ._settings import default_config, detaches, planner, shows_progress
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -75,8 +75,11 @@ class Run:
         if make_plan is not None:
             return make_plan(config, self.id)
         resolver = config.resolver
+        executors = config.make_executors()
+        if config.detach:
+            _check_detach(executors)
         return Kernel(
-            config.make_executors(),
+            executors,
             directory=self.directory,
             run_id=self.id,
             helper=ThreadExecutor("weft-helpers", workers=_HELPERS),
@@ -86,6 +89,7 @@ class Run:
             scaling_policy=config.scaling_policy,
             sinks=config.sinks,
             memoizer=config.memo.open(self.id, self.directory) if isinstance(config.memo, Memo) else None,
+            detached=self.directory / DETACHED if config.detach else None,
         )
 
     # -- what it does ---------------------------------------------------------------------------------------
@@ -174,6 +178,23 @@ class Run:
             self._ended(self._cancel)
         else:
             self._ended(self._drain)
+
+    def detach(self) -> None:
+        """Leave the run now: what executors have that can detach goes on without this process, and ``weft
+        attach`` gets what it gives. All else ends.
+
+        Waits up to ``shutdown_timeout`` until calls are handed over. Returning: all futures are done, those
+        of unfinished tasks with a :class:`DetachedError`, and the run is closed here. Raises
+        :class:`ConfigError` for a run that was not started with ``detach=True``, :class:`RunClosedError` for
+        one that is not open, and :class:`DeadlockError` in a task or a done callback of the run.
+        """
+        if not isinstance(self._kernel, Kernel):
+            return
+        unfinished = self.counts().active
+        self.leftovers += self._kernel.detach(self._timeout)
+        _say(f"run {self.id} was left with {unfinished} unfinished tasks: `weft attach {self.directory}`")
+        self._recorded = False  # what it wrote down stays: its jobs go on
+        self._ended(lambda: None)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -273,6 +294,16 @@ class Run:
                 thread.join()
 
 
+def _check_detach(executors: Sequence[Executor]) -> None:
+    if not any(executor.can_detach for executor in executors):
+        names = ", ".join(f"{each.label!r} ({type(each).__name__})" for each in executors)
+        raise ConfigError(
+            f"detach: tasks of {names} end with this process: give the run an executor with "
+            'interchange="agent", or one whose provider has a channel to another host',
+            "detach",
+        )
+
+
 def run(config: Config | str | os.PathLike[str] | None = None, **overrides: Any) -> Run:
     """A run, to be used as ``with weft.run(...):``. Nothing is started before the block is entered.
 
@@ -288,6 +319,8 @@ def run(config: Config | str | os.PathLike[str] | None = None, **overrides: Any)
         config = read_config(config)
     elif not isinstance(config, Config):
         raise ConfigError(f"config: {config!r} is neither a weft.Config nor the path of a TOML file")
+    if detaches():
+        overrides = {"detach": True, **overrides}
     return Run(config.replace(**overrides) if overrides else config)
 
 

@@ -13,20 +13,26 @@ if TYPE_CHECKING:
 
     MakePlanKernel = Callable[[Config, str], PlanKernel]
 
-__all__ = ["default_config", "planner", "set_defaults", "set_planner", "shows_progress"]
+__all__ = ["default_config", "detaches", "planner", "set_defaults", "set_planner", "shows_progress"]
 
 _config: Config | None = None
 _planner: MakePlanKernel | None = None
 _progress = False
 _quiet = False
+_detach = False
 
 
-def set_defaults(config: Config | None, *, progress: bool, quiet: bool) -> None:
-    """From now on: the configuration of runs that have none, and whether progress is shown where nothing else
-    says so.
+def set_defaults(config: Config | None, *, progress: bool, quiet: bool, detach: bool = False) -> None:
+    """From now on: the configuration of runs that have none, whether progress is shown where nothing else
+    says so, and whether all runs are to outlive their process.
     """
-    global _config, _progress, _quiet
-    _config, _progress, _quiet = config, progress, quiet
+    global _config, _progress, _quiet, _detach
+    _config, _progress, _quiet, _detach = config, progress, quiet, detach
+
+
+def detaches() -> bool:
+    """Whether ``--detach`` was given."""
+    return _detach
 
 
 def set_planner(make: MakePlanKernel | None) -> None:

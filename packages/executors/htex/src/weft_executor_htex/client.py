@@ -82,16 +82,25 @@ _SENT = 0  # in Entry.worker: the interchange has it
 
 
 class Client:
-    """See the module."""
+    """See the module. windowed: whether what the interchange has no room for waits here; else it gets all at
+    once, so that it can go on without this client.
+    """
 
     def __init__(
-        self, label: str, context: ExecutorContext, serializer: BlobSerializer, blobs: ClientBlobs
+        self,
+        label: str,
+        context: ExecutorContext,
+        serializer: BlobSerializer,
+        blobs: ClientBlobs,
+        *,
+        windowed: bool = True,
     ) -> None:
         self.managers: dict[str, Register] = {}
         self._label = label
         self._context = context
         self._serializer = serializer
         self._blobs = blobs
+        self._windowed = windowed
         self._known_blobs: set[bytes] = set()  # that the interchange has
         self._window_blobs: Counter[bytes] = Counter()  # that calls need which were sent
         self._lock = HotLock()
@@ -130,6 +139,20 @@ class Client:
             hopeless = self._hopeless
         if hopeless is not None:
             self.give_up(hopeless)
+
+    def restore(self, entries: Sequence[Entry]) -> None:
+        """The interchange has these calls: an earlier client has sent them."""
+        with self._lock:
+            for entry in entries:
+                entry.worker = _SENT
+                self._entries[entry.id] = entry
+                self._slots_wanted += entry.options.demand
+                self._sent += 1
+                self._sent_bytes += len(entry.arguments)
+                for blob in entry.blobs:
+                    if not self._window_blobs[blob.digest]:
+                        self._sent_bytes += blob.size
+                    self._window_blobs[blob.digest] += 1
 
     def cancel(self, ids: Collection[int]) -> Collection[int]:
         """See :meth:`Executor.cancel`. What is accepted here is cancelled, whatever its worker says."""
@@ -313,8 +336,9 @@ class Client:
 
     def _has_window(self) -> bool:
         """Whether the interchange is to have more: what slots can take at once it may have in any case."""
-        return self._sent < max(_WINDOW, 2 * self._slots) and (
-            self._sent_bytes < _WINDOW_BYTES or self._sent < self._slots
+        return not self._windowed or (
+            self._sent < max(_WINDOW, 2 * self._slots)
+            and (self._sent_bytes < _WINDOW_BYTES or self._sent < self._slots)
         )
 
     def _count_blob(self, blob: ClientBlob, calls: int, sending: dict[bytes, ClientBlob]) -> int:

@@ -131,6 +131,14 @@ class ClientBlobs:
             raise LookupError(f"blob {digest.hex()[:16]} is not there")
         return bytes(blob.data) if blob.borrowed else blob.data  # whose owner may change it some day
 
+    def restore(self, digest: bytes, data: memoryview) -> ClientBlob:
+        """A content that an earlier client has sent, where nobody changes it."""
+        with self._lock:
+            blob = self._blobs.get(digest)
+            if blob is None:
+                blob = self._blobs[digest] = ClientBlob(digest, data, None, False, None)
+            return blob
+
     # -- results --------------------------------------------------------------------------------------------
 
     def arrived(self, blobs: Sequence[tuple[bytes, Frame]]) -> Find:

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from weft_interfaces import (
@@ -55,6 +56,7 @@ from .selector import Selector, find_selector
 from .setup import InterchangeSetup, Keys, ManagerSetup
 
 if TYPE_CHECKING:
+    from .agent.durable import Folder
     from .agent.plan import Plan
     from .environment.contract import Report
 
@@ -167,6 +169,7 @@ class HighThroughputExecutor(BaseExecutor):
         channel = self._blocks.provider.channel
         self._far = channel is not None and channel.remote
         self._interchange = _check_interchange(interchange, channel, self._far, of)
+        self.can_detach = self._interchange == "agent"  # which outlives this process
         self._mpi = check_mpi(mpi, f"of executor {label!r}")
         launcher = self._blocks.launcher
         if not self._mpi and isinstance(launcher, RankLauncher):
@@ -248,12 +251,23 @@ class HighThroughputExecutor(BaseExecutor):
         if session is None:
             return []
         leftovers = session.finish(cancel, timeout)
+        self._forget(session)
+        return leftovers
+
+    def _forget(self, session: _Session) -> None:
         with self._lifecycle:
             if self._session is session:
                 self._session = None
                 self.scales_itself = False
                 if self._finalizer is not None:
                     self._finalizer.detach()
+
+    def detach(self, timeout: float = 10.0) -> list[str]:
+        session = self._session
+        if session is None:
+            return []
+        leftovers = session.leave(timeout)
+        self._forget(session)
         return leftovers
 
     # -- BlockExecutor --------------------------------------------------------------------------------------
@@ -362,7 +376,9 @@ class HighThroughputExecutor(BaseExecutor):
             return None
         return plan
 
-    def _place(self, client: Client, setup: InterchangeSetup, modules: Sequence[str]) -> Placement:
+    def _place(
+        self, client: Client, setup: InterchangeSetup, modules: Sequence[str], folder: Folder | None
+    ) -> Placement:
         if self._interchange == "thread":
             return InterchangeThread(self.label, client, setup, self._selector)
         from .remote import InterchangeStream, serve_in_process
@@ -373,8 +389,19 @@ class HighThroughputExecutor(BaseExecutor):
 
         channel = self._blocks.provider.channel
         assert channel is not None, "checked when the executor was made"
-        opener = agent_opener(channel, self._agent, setup, client.report, modules)
-        return InterchangeStream(self.label, client, setup, self._selector, opener, watched=False)
+        opener = agent_opener(
+            channel,
+            self._agent,
+            setup,
+            client.report,
+            modules,
+            label=self.label,
+            large=self._large,
+            folder=folder,
+        )
+        return InterchangeStream(
+            self.label, client, setup, self._selector, opener, watched=False, whole=folder is not None
+        )
 
     def _slots_per_node(self) -> int:
         return self._workers or self._blocks.cpus or available_cpus()
@@ -400,7 +427,8 @@ class _Session:
         blobs = ClientBlobs()
         serializer = BlobSerializer(cloudpickle.Pickler, executor._large, blobs)
         self._catalogue = Catalogue(serializer, self._refuse, executor._slots_per_node(), serializer.pack)
-        self.client = Client(executor.label, context, serializer, blobs)
+        self._folder = None if context.detached is None else _take_folder(context.detached)
+        self.client = Client(executor.label, context, serializer, blobs, windowed=self._folder is None)
         address = executor._address
         if address is None and executor._interchange == "agent":
             address = "auto"
@@ -414,15 +442,21 @@ class _Session:
             remainder=_REMAINDERS[executor._interchange],
             python=PYTHON,
         )
-        plan = executor._plan(context, self._report)
-        self.placement = executor._place(self.client, setup, plan.modules if plan is not None else ())
-        self.placement.start()
+        try:
+            plan = executor._plan(context, self._report)
+            modules = plan.modules if plan is not None else ()
+            self.placement = executor._place(self.client, setup, modules, self._folder)
+            self.placement.start()
+        except BaseException:
+            self._drop_folder()
+            raise
         try:
             # Only now: what is wrong with the host is known before much is sent there.
             self.prepared = executor._environment.prepare(channel, self._report)
         except BaseException:
             self.tell(Stop("the run has not begun"))
             self.placement.stop(_END)
+            self._drop_folder()
             raise
         if plan is not None:
             command = weakref.WeakMethod(executor._command)
@@ -458,6 +492,10 @@ class _Session:
                 entries.append(self._catalogue.entry(call))
             except InputError as error:
                 refused.append(Outcome(call.id, None, error))
+        if self._folder is not None:
+            tries = [(call.id, call.first) for call in calls if call.first is not None]
+            if tries:
+                self._folder.note_tries(tries)
         with Uninterrupted():
             self.client.submit(entries)
             self.placement.wake()
@@ -502,7 +540,30 @@ class _Session:
         if not self.placement.stop(patience):
             leftovers.append(f"the interchange of executor {self._label!r} does not end")
         client.abandon()
+        self._drop_folder()
         return leftovers
+
+    def leave(self, timeout: float) -> list[str]:
+        """See :meth:`Executor.detach`."""
+        from .remote import InterchangeStream
+
+        placement = self.placement
+        if self._folder is None or not isinstance(placement, InterchangeStream):
+            return self.finish(True, timeout)
+        self.client.close()
+        with self._ending:
+            if self._ended:
+                return []
+            self._ended = True
+            leftovers = placement.leave(timeout)
+            self._folder.close()
+            return leftovers
+
+    def _drop_folder(self) -> None:
+        """Nobody needs to go on with this."""
+        if self._folder is not None:
+            self._folder.remove()
+            self._folder.close()
 
     def _wait_for_managers(self, deadline: float) -> list[str]:
         managers = self.client.managers
@@ -533,6 +594,12 @@ class _Session:
             f"cancelled, they may still run; their tag is {self.run_id!r}"
         )
         return [words]
+
+
+def _take_folder(path: Path) -> Folder:
+    from .agent.durable import Folder
+
+    return Folder(path)
 
 
 def _make_keys() -> Keys:

@@ -165,6 +165,11 @@ class Queue:
         """How many calls for one node wait, but the parked ones."""
         return self._length
 
+    @property
+    def empty(self) -> bool:
+        """Whether no call waits, for whatever."""
+        return not any(batch.left for batch in self)
+
     def __iter__(self) -> Iterator[Batch]:
         """All batches, also those that no manager could run."""
         return itertools.chain(self._heap, self.wide, self._parked, self.held)

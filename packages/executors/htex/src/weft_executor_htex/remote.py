@@ -63,7 +63,8 @@ class InterchangeStream:
     """See the module, and :class:`~.placement.Placement`. ``open`` starts an interchange, wherever it is to
     live, with this setup.
 
-    watched: whether one of which nothing is heard is ended here; else ``open`` sees to that.
+    watched: whether one of which nothing is heard is ended here; else ``open`` sees to that. whole: whether
+    each message is written in one piece.
     """
 
     def __init__(
@@ -75,11 +76,14 @@ class InterchangeStream:
         open: Callable[[bytes], RemoteProcess],
         *,
         watched: bool = True,
+        whole: bool = False,
     ) -> None:
         self._label = label
         self._client = client
         self._setup = msgspec.structs.replace(setup, selector=_pickled(selector, label)).dump()
         self._open = open
+        self._whole = whole
+        self._leaving = False
         self._state = _NOTHING
         self._changed = threading.Condition()
         self._news = threading.Event()
@@ -146,6 +150,23 @@ class InterchangeStream:
         self._watcher.join()
         return ended
 
+    def leave(self, timeout: float) -> list[str]:
+        """Go, and let an agent go on. Waits up to ``timeout`` seconds until it has got all that there is to
+        say. Returns what it has not got, in words.
+        """
+        deadline = time.monotonic() + timeout
+        self._leaving = self._stopping = True
+        self._news.set()
+        self._writer.join(timeout)
+        process = self._process
+        left = process.leave(max(0.0, deadline - time.monotonic())) if isinstance(process, Line) else 0
+        self._reader.join()
+        self._over.set()
+        self._watcher.join()
+        if not left:
+            return []
+        return [f"{left} bytes of what executor {self._label!r} was given: `weft attach` sends them"]
+
     # -- the stream -----------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
@@ -191,11 +212,14 @@ class InterchangeStream:
     def _write_to(self, process: RemoteProcess) -> None:
         def send(message: Message, payloads: Sequence[Frame]) -> None:
             with contextlib.suppress(ChannelError):  # its end will be read, and all that it was sent is lost
-                for part in pack(encode(message, payloads)):
+                parts = pack(encode(message, payloads))
+                if self._whole:
+                    parts = [b"".join(parts)]
+                for part in parts:
                     process.write(bytes(part))
 
         self._client.pull(send)
-        if self._stopping:
+        if self._stopping and not self._leaving:
             process.close_stdin()
 
     def _watch(self) -> None:

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 from .messages import Frame, MalformedError
 
-__all__ = ["Arrived", "StreamReader", "pack"]
+__all__ = ["MOST_BYTES", "MOST_FRAMES", "Arrived", "StreamReader", "pack"]
 
 _NUMBER = struct.Struct("<Q")
-_MOST_FRAMES = 100_000
-_MOST_BYTES = 1 << 40
+MOST_FRAMES = 100_000
+MOST_BYTES = 1 << 40
 _LARGE = 1 << 18  # bytes from which on a frame goes straight to where it stays
 _JOIN = 1 << 16  # bytes up to which copying frames together is faster than passing them on one by one
 
@@ -88,14 +88,14 @@ class StreamReader:
         if len(buffer) - start < _NUMBER.size:
             return None, start
         (count,) = _NUMBER.unpack_from(buffer, start)
-        if count > _MOST_FRAMES:
+        if count > MOST_FRAMES:
             raise MalformedError(f"a message of {count} frames")
         begin = start + (count + 1) * _NUMBER.size
         if len(buffer) < begin:
             return None, start
         lengths = struct.unpack_from(f"<{count}Q", buffer, start + _NUMBER.size)
         total = sum(lengths)
-        if total > _MOST_BYTES:
+        if total > MOST_BYTES:
             raise MalformedError(f"a message of {total} bytes")
         if len(buffer) - begin < total:
             if total > _LARGE:

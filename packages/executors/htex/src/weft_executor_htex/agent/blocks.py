@@ -85,12 +85,16 @@ class Mailbox:
 
 
 class AgentBlocks:
-    """See the module. ``say`` takes what the client is to hear. For the thread of the server's loop."""
+    """See the module. ``say`` takes what the client is to hear. For the thread of the server's loop.
+
+    resting: see :meth:`rest`.
+    """
 
     def __init__(self, server: Server, say: Callable[[Message], object]) -> None:
         self._server = server
         self._say = say
         self._held = 0  # worker slots that calls ask for which the client has not sent
+        self.resting = False
         self._abandoned = False
         self._hopeless = False
         self._frozen = ""
@@ -103,7 +107,7 @@ class AgentBlocks:
 
     def overhear(self, message: Message) -> bool:
         """Take what the client says. Returns whether that was for nobody else."""
-        self._abandoned = False
+        self._abandoned = self.resting = False
         if isinstance(message, Tasks):
             self._wake()
         elif isinstance(message, Stop):
@@ -130,6 +134,15 @@ class AgentBlocks:
         if not self._abandoned:
             self._abandoned = True
             self._wake()
+
+    def rest(self) -> bool:
+        """Until the client is heard of again, have no more blocks than calls need, whatever the least number
+        of blocks is. Returns False where the client asks for blocks.
+        """
+        if self._begins is not None and not self.resting:
+            self.resting = True
+            self._wake()
+        return self._begins is not None
 
     def freeze(self, reason: str) -> None:
         """Ask for no more blocks."""

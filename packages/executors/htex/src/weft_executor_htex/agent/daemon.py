@@ -6,6 +6,7 @@
     is left
                 │                                                                         ^
                 └── nobody comes for ``patience`` seconds: "cancel", or "drain" first ────┘
+                    or, in a detached run, for ``keep`` seconds after the last call has ended
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ __all__ = ["start_agent"]
 _FAREWELL = 5.0  # seconds that managers may take to end
 _CANCELLED = 60.0  # seconds that the batch system may take to cancel the jobs of a client that is gone
 _NOBODY = 60.0  # seconds in which who has started it comes
+_BACK = 10.0  # seconds in which a client whose connection broke is back
+_AGAIN = 1.0  # seconds between two looks for managers that have come although there is nothing to do
 _MEMORY = 8 << 20  # bytes for the client that are in memory, unless said
 _DISK = 4 << 30  # and in files
 
@@ -136,6 +139,9 @@ class _Agent:
         self._most = int(said.get("disk", _DISK))
         self._service = Service(setup, self._send, self._overhear)
         self._blocks = AgentBlocks(self._service.server, self._service.say)
+        self._keep = float(said.get("keep", 0.0))  # more than 0 in a detached run
+        self._back = min(_BACK, setup.heartbeat_threshold)
+        self._busy_at = self._look_at = 0.0
         about = {"protocol": AGENT_PROTOCOL, "host": socket.gethostname(), "pid": os.getpid()}
         outbox = Outbox(int(said.get("memory", _MEMORY)), place.directory, self._disk_is_full)
         self._link = Link(
@@ -180,10 +186,25 @@ class _Agent:
         server.interchange.hold(len(self._link.outbox) > self._most or self._full)
         if not len(self._link.outbox):
             self._full = False
+        if self._keep:
+            self._spare_managers()
+
+    def _spare_managers(self) -> None:
+        """Their nodes are not to wait for a client that is gone once nothing is left to do."""
+        now, interchange = time.monotonic(), self._service.server.interchange
+        if interchange.running:
+            self._busy_at = now
+        if self._link.connected or now < self._look_at or now - self._link.heard_at < self._back:
+            return
+        self._look_at = now + _AGAIN
+        if interchange.empty and not self._blocks.rest() and interchange.roster:
+            self._service.stop("its run has been left, and nothing is left to do")
 
     def _is_over(self) -> bool:
         """Whether the client is gone for good, and nothing is left to do for it."""
         patience = self._patience if self._link.met else min(self._patience, _NOBODY)
+        if self._keep and self._link.met:
+            return time.monotonic() - max(self._link.heard_at, self._busy_at) >= self._keep
         if time.monotonic() - self._link.heard_at < patience:
             return False
         self._blocks.abandon()

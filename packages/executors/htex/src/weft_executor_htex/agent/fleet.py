@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import json
@@ -97,7 +98,7 @@ class Fleet:
 
     @property
     def blocks(self) -> Blocks:
-        return self._blocks
+        return dataclasses.replace(self._blocks, init=0, min=0) if self._owner.resting else self._blocks
 
     def command(self, block_id: str) -> BlockCommand:
         return BlockCommand(self._argv, json.dumps({**self._setup, "block": block_id}).encode())

@@ -20,6 +20,7 @@ from weft_interfaces import ChannelError, ConfigError, RemoteProcess
 
 from ..messages import Frame, MalformedError
 from ..stream import StreamReader, pack
+from .durable import Streams
 from .install import AgentHost
 from .outbox import BLOCK, Outbox
 from .wire import (
@@ -39,7 +40,7 @@ from .wire import (
     write_piece,
 )
 
-__all__ = ["Line", "Report"]
+__all__ = ["AgentGoneError", "Line", "Report"]
 
 Report = Callable[..., None]  # takes the kind of an event, and its data by name
 
@@ -54,6 +55,7 @@ _FIRST_DELAY, _LAST_DELAY = 0.2, 15.0  # seconds between two attempts
 _MUTE = 2  # attempts that only the agent's host has answered, before the agent is given up
 _START = 60.0  # seconds in which a command begins to run on the agent's host
 _JUNK = 1 << 20  # bytes that login scripts may print
+_ROOM = 1.0  # seconds until a file that took no more is tried again
 _MOMENT = 0.1  # seconds in which what had come while this process was not running is read
 
 
@@ -61,19 +63,22 @@ class _MuteError(ChannelError):
     """The agent's host answers, the agent does not."""
 
 
-class _GoneError(Exception):
+class AgentGoneError(ChannelError):
     """There is no such agent any more, or none that would be of use."""
 
 
 class Line:
-    """A :class:`RemoteProcess`: the agent of a new run on this host, or of ``run``, which is there.
+    """A :class:`RemoteProcess`: a new agent on this host, or the one of ``run``, which is ``there``.
 
     options: how the agent is to work, see ``daemon.py``; setup: its interchange. patience: seconds in which a
     connection that was lost may be made again. period, threshold: seconds between signs of life, and without
     one.
     report: is told what becomes of the connection. reason: why there is no agent any more.
+    streams: where both streams are kept, so that another process can go on with them; nothing that is written
+    waits then for what was written before. Each ``write`` must be a whole message.
 
-    Raises :class:`ChannelError`, and :class:`ConfigError`, when it cannot be reached in the first place.
+    Raises :class:`AgentGoneError` when it is not there (any more), :class:`ChannelError`, and
+    :class:`ConfigError`, when it cannot be reached in the first place.
     """
 
     def __init__(
@@ -88,6 +93,8 @@ class Line:
         report: Report,
         token: str | None = None,
         run: str | None = None,
+        there: bool = False,
+        streams: Streams | None = None,
     ) -> None:
         self.reason = ""
         self.run = run or uuid.uuid4().hex
@@ -99,24 +106,27 @@ class Line:
         self._period = period
         self._threshold = threshold
         self._report = report
-        self._met = run is not None  # the agent has answered once
+        self._met = there  # the agent has answered once
         self._changed = threading.Condition()
-        self._outbox = Outbox(0)
-        self._received = self._told = 0
+        self._streams = streams
+        self._outbox = Outbox(0) if streams is None else streams.sent
+        self._received = self._told = 0 if streams is None else streams.received
         self._process: RemoteProcess | None = None
         self._reader = StreamReader()
         self._pieces: list[list[Frame]] = []
         self._heard_at = math.inf
-        self._ending = self._end_sent = self._ended = self._over = False
+        self._ending = self._end_sent = self._ended = self._over = self._left = False
         self._closed = threading.Event()
         self._tail = ""
         try:
             self._connect()
-        except _GoneError as error:
-            raise ChannelError(f"the agent on {host.host} did not start: {error}") from error
+        except AgentGoneError as error:
+            what = "is gone" if there else "did not start"
+            raise AgentGoneError(f"the agent on {host.host} {what}: {error}") from error
         except ChannelError:
-            with contextlib.suppress(ChannelError, OSError):  # it may be about to start
-                host.end(self.run)
+            if not there:
+                with contextlib.suppress(ChannelError, OSError):  # it may be about to start
+                    host.end(self.run)
             raise
         name = f"agent-{self.run[:8]}"
         self._sender = threading.Thread(target=self._send, name=f"{name}-sender", daemon=True)
@@ -147,16 +157,36 @@ class Line:
 
     def write(self, data: bytes) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: len(self._outbox) < _KEPT or self._over)
+            if self._streams is None:
+                self._changed.wait_for(lambda: len(self._outbox) < _KEPT or self._over)
+            told = False
+            while not self._over:
+                try:
+                    self._outbox.append(data)
+                    break
+                except OSError as error:
+                    self._report_full(error, told)
+                    told = True
+                    self._changed.wait(_ROOM)
             if self._over:
                 raise ChannelError(f"the agent on {self._host.host} is gone: {self.reason}")
-            self._outbox.append(data)
             self._changed.notify_all()
 
     def close_stdin(self) -> None:
         with self._changed:
             self._ending = True
             self._changed.notify_all()
+
+    def leave(self, timeout: float) -> int:
+        """Close this end alone, once the agent has got all that was written, or after so many seconds.
+        Returns how many bytes it has not got.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._over or not len(self._outbox), timeout)
+            self._left = True
+            left = len(self._outbox)
+        self.close()
+        return left
 
     def wait(self, timeout: float | None = None) -> int:
         with self._changed:
@@ -170,7 +200,7 @@ class Line:
     def close(self) -> None:
         if self._closed.is_set():
             return
-        alive = not self._ended
+        alive = not (self._ended or self._left)
         self._closed.set()
         self._finish()
         process = self._process
@@ -182,7 +212,8 @@ class Line:
         if alive:
             with contextlib.suppress(ChannelError, TimeoutError, OSError):
                 self._host.end(self.run)
-        self._outbox.close()
+        with self._changed:
+            (self._streams or self._outbox).close()
 
     def _finish(self) -> None:
         with self._changed:
@@ -205,6 +236,9 @@ class Line:
                     pieces = reader.feed(_read_some(process))
             piece = read_piece(pieces[0])
             self._check(piece)
+        except AgentGoneError:
+            process.close()
+            raise
         except (ChannelError, MalformedError) as error:
             process.close()
             if time.monotonic() - begun >= self._threshold:
@@ -219,7 +253,7 @@ class Line:
                 self._outbox.rewind(piece.received)
             except ValueError as error:
                 process.close()
-                raise _GoneError(f"it is not as it was: {error}") from error
+                raise AgentGoneError(f"it is not as it was: {error}") from error
             self._met = True
             self._end_sent = False
             self._reader, self._pieces = reader, pieces[1:]
@@ -236,10 +270,8 @@ class Line:
         words = bytes(piece.frames[0]).decode(errors="replace") if piece.frames else ""
         if piece.kind == WELCOME:
             return
-        if piece.kind == GONE:
-            raise _GoneError(words)
-        if piece.kind == REFUSED and self._met:
-            raise _GoneError(words)
+        if piece.kind == GONE or (piece.kind == REFUSED and self._met):
+            raise AgentGoneError(words)
         if piece.kind == REFUSED:
             raise ConfigError(f"the agent on {self._host.host} refuses: {words}", "interchange")
         raise ChannelError(words if piece.kind == AWAY else "no answer of an agent")
@@ -250,7 +282,7 @@ class Line:
         self._heard_at = math.inf
         if process is not None:
             process.close()
-        if self._ended:
+        if self._ended or self._closed.is_set():
             return False
         since = time.monotonic()
         self._report("connection.lost", host=self._host.host, reason=lost)
@@ -259,7 +291,7 @@ class Line:
         while not self._closed.is_set():
             try:
                 self._connect()
-            except _GoneError as error:
+            except AgentGoneError as error:
                 self.reason = str(error)
                 self._ended = True
                 break
@@ -324,16 +356,45 @@ class Line:
                 self._ended = True
             if piece.kind not in (DATA, BEAT):
                 continue
+            data: Frame = b""
+            if piece.kind == DATA:
+                if piece.position > self._received:
+                    raise MalformedError(f"bytes from {piece.position} on, {self._received} have come")
+                data = piece.frames[0][max(0, self._received - piece.position) :]
+                if not self._keep(data):
+                    break
+                arrived.append(data)
             with self._changed:
                 self._outbox.confirm(piece.received)
-                if piece.kind == DATA and piece.position > self._received:
-                    raise MalformedError(f"bytes from {piece.position} on, {self._received} have come")
-                if piece.kind == DATA:
-                    data = piece.frames[0][max(0, self._received - piece.position) :]
-                    self._received += len(data)
-                    arrived.append(data)
+                self._received += len(data)
                 self._changed.notify_all()
         return b"".join(arrived)
+
+    def _keep(self, data: Frame) -> bool:
+        """Have it in the file before the agent hears that it has come. Waits as long as there is no room;
+        false if this end was closed meanwhile.
+        """
+        if self._streams is None:
+            return True
+        told = False
+        while not self._closed.is_set():
+            try:
+                with self._changed:
+                    if self._closed.is_set():  # and so may be the file
+                        return False
+                    self._streams.take(data)
+                return True
+            except OSError as error:
+                self._heard_at = math.inf  # it is not the agent who is waited for
+                self._report_full(error, told)
+                told = True
+                self._closed.wait(_ROOM)
+        return False
+
+    def _report_full(self, error: OSError, told: bool) -> None:
+        if not told and self._streams is not None:
+            where = self._streams.directory
+            self._report("run_dir.full", reason=f"{where} takes no more: {error}; the run waits for room")
 
     # -- what goes ------------------------------------------------------------------------------------------
 

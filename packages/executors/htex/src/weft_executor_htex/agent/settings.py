@@ -30,6 +30,9 @@ class AgentSettings:
     blocks: who asks for blocks: ``"agent"``, also while there is no connection; ``"client"``, through the
     channel; ``"auto"``: the agent, unless something of the provider, the launcher or the scaling policy
     cannot go there, which an event then says.
+    keep: seconds or text; in a run with ``detach=True`` the agent does neither of ``on_client_loss`` when its
+    client is gone: it goes on with what it was given, ends its managers when nothing is left for them, and
+    keeps the results for so long.
     """
 
     python: str | None = None
@@ -39,9 +42,10 @@ class AgentSettings:
     patience: float | str = "10min"
     disk: int | str = "4GB"
     blocks: Literal["auto", "agent", "client"] = "auto"
+    keep: float | str = "7d"
 
     def __post_init__(self) -> None:
-        for field in ("reconnect", "patience"):
+        for field in ("reconnect", "patience", "keep"):
             object.__setattr__(self, field, parse_seconds(getattr(self, field), f"agent.{field}"))
         object.__setattr__(self, "disk", parse_bytes(self.disk, "agent.disk"))
         if self.on_client_loss not in ("cancel", "drain"):

@@ -197,6 +197,16 @@ class Interchange:
                     waiting += slots
         return waiting, taken
 
+    @property
+    def running(self) -> bool:
+        """Whether a manager has calls."""
+        return any(manager.calls for manager in self.roster)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no call, wherever."""
+        return self.queue.empty and not self.running
+
     def _cancel(self, ids: Collection[int]) -> None:
         wanted = set(ids)
         queued = self.queue.remove(wanted)
