@@ -164,6 +164,14 @@ class TestPBSPro(FakeSuite):
         done = provider.submit(self.spec("sh", "-c", "exit 3"))
         assert self.wait_for(provider, done, JobState.FAILED).exit_code == 3
 
+    @pytest.mark.parametrize("history", [True, False])
+    def test_several_that_end_at_once_while_nothing_else_is_there(self, history: bool) -> None:
+        self.fake.settings(history=history)
+        provider = self.make_provider()
+        jobs = [provider.submit(self.spec("sh", "-c", f"exit {code}")) for code in (3, 4, 5)]
+        ends = [self.wait_for(provider, job, JobState.FAILED).exit_code for job in jobs]
+        assert ends == [3, 4, 5]
+
     def test_an_unknown_queue_is_named(self) -> None:
         with pytest.raises(ConfigError, match=r"Unknown queue.*`queue`") as caught:
             self.make_provider(queue="nosuch").submit(self.spec("true"))

@@ -1,7 +1,8 @@
 """PBS Professional and OpenPBS. Written to the manual, not run on the real thing.
 
 Its manual pages: qsub(1B), qstat(1B), qselect(1B), qdel(1B), pbs_resources(7B), at
-https://github.com/openpbs/openpbs/tree/master/doc/man1; exit statuses: src/include/job.h there.
+https://github.com/openpbs/openpbs/tree/master/doc/man1; exit statuses of jobs: src/include/job.h there, of
+commands: src/cmds.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ _LISTING = r"""
 weft_ask() {
     weft_said=$(qstat -x "$@" 2>&1)
     weft_status=$?
-    case $weft_status:$weft_said in
-    0:*) ;;
+    # Its exit status is then 0, unless it is of an old version.
+    case $weft_said in
     *"not configured to maintain job history"*)
         weft_said=$(qstat "$@" 2>&1)
         weft_status=$?
@@ -33,7 +34,7 @@ weft_ask() {
 weft_ask -E -f -F json "$@"
 weft_plain=no
 case $weft_status in
-0 | 35 | 153)
+0)
     for weft_job in $weft_mine; do
         case $weft_said in
         *"\"$weft_job\""*) ;;
@@ -41,7 +42,8 @@ case $weft_status in
         esac
     done
     ;;
-2) weft_plain=yes ;;
+# An option is not known, or no job is: of these only the last one is named.
+2 | 35 | 153) weft_plain=yes ;;
 esac
 [ $weft_plain = no ] || weft_ask -f "$@"
 """

@@ -124,7 +124,9 @@ def qstat(kind: str, *arguments: str) -> int:
     history = kind == "torque" or how.get("history", True)
     if "-x" in arguments and not history:
         print(f"qstat: PBS is not configured to maintain job history {arguments[-1]}", file=sys.stderr)
-        return 36
+        if "-F" in arguments:
+            print(as_json({}), end="")
+        return 0  # src/cmds/qstat.c of openpbs, its last lines
     ids = [word for word in arguments if word[0].isdigit() and word != "json"]
     with queue() as jobs:
         all_jobs = {
@@ -133,6 +135,8 @@ def qstat(kind: str, *arguments: str) -> int:
     shown = {job_id: all_jobs[job_id] for job_id in ids if job_id in all_jobs}
     missing = [job_id for job_id in ids if job_id not in all_jobs]
     if missing and not ("-E" in arguments and shown):
+        if "-E" in arguments:
+            missing = ids[-1:]  # it is one request, and this is what qstat knows of it
         print(*(f"qstat: Unknown Job Id {job_id}" for job_id in missing), sep="\n", file=sys.stderr)
     status = answer(as_json(shown) if "-F" in arguments else as_text(shown, "-1" not in arguments))
     return status or (153 if missing and not ("-E" in arguments and shown) else 0)
