@@ -14,8 +14,9 @@ from typing import ClassVar
 from urllib.parse import quote, unquote
 from xml.etree import ElementTree
 
-from weft_interfaces import Channel, ConfigError, JobId, JobSpec, JobState, parse_bytes, parse_count
+from weft_interfaces import Channel, ConfigError, JobId, JobSpec, JobState
 
+from .amounts import count, size
 from .array import element_of, is_array
 from .host import Answer
 from .job import JobFiles, ListedJob
@@ -106,11 +107,9 @@ class GridEngineProvider(BatchProvider):
             if not re.fullmatch(r"[^\s'\"\\=]*", value):
                 raise ConfigError(f"{option} must be a word that Grid Engine knows, not {value!r}", option)
         self._words = words
-        self._cores = _count("cores_per_node", cores_per_node)
-        self._gpus = _count("gpus_per_node", gpus_per_node)
-        self._memory = (
-            None if memory_per_node is None else int(parse_bytes(memory_per_node, "memory_per_node"))
-        )
+        self._cores = count("cores_per_node", cores_per_node)
+        self._gpus = count("gpus_per_node", gpus_per_node)
+        self._memory = size("memory_per_node", memory_per_node)
         super().__init__(
             worker_init=worker_init,
             scheduler_options=scheduler_options,
@@ -331,7 +330,3 @@ def _long_seconds(text: str) -> float | None:
         return float(calendar.timegm(time.strptime(text, "%a %b %d %H:%M:%S %Y")))
     except ValueError:
         return None
-
-
-def _count(option: str, value: int | None) -> int | None:
-    return None if value is None else int(parse_count(value, option, whole=True))

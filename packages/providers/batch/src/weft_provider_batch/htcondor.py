@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
-from weft_interfaces import Channel, ConfigError, JobId, JobSpec, JobState, parse_bytes, parse_count
+from weft_interfaces import Channel, ConfigError, JobId, JobSpec, JobState
 
+from .amounts import count, size
 from .host import Answer
 from .job import JobFiles, ListedJob, label, read_label
 from .provider import BatchProvider
@@ -118,10 +119,9 @@ class HTCondorProvider(BatchProvider):
             if not re.fullmatch(r"[A-Za-z_]\w*", name):
                 raise ConfigError(f"environment: {name!r} is no name of a variable", "environment")
             _line("environment", value)
-        self._cores = _count("cores_per_node", cores_per_node)
-        self._gpus = _count("gpus_per_node", gpus_per_node)
-        memory = None if memory_per_node is None else parse_bytes(memory_per_node, "memory_per_node")
-        self._memory = None if memory is None else int(memory)
+        self._cores = count("cores_per_node", cores_per_node)
+        self._gpus = count("gpus_per_node", gpus_per_node)
+        self._memory = size("memory_per_node", memory_per_node)
         super().__init__(
             worker_init=worker_init,
             scheduler_options=scheduler_options,
@@ -314,7 +314,3 @@ def _line(option: str, value: str) -> str:
     if not value.isprintable():
         raise ConfigError(f"{option} must be a single line, not {value!r}", option)
     return value.strip()
-
-
-def _count(option: str, value: int | None) -> int | None:
-    return None if value is None else int(parse_count(value, option, whole=True))

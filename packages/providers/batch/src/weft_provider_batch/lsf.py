@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import quote, unquote
 
-from weft_interfaces import Channel, ConfigError, JobId, JobSpec, JobState, parse_bytes, parse_count
+from weft_interfaces import Channel, ConfigError, JobId, JobSpec, JobState
 
+from .amounts import count, size
 from .host import Answer
 from .job import JobFiles, ListedJob, label, read_label
 from .provider import BatchProvider
@@ -121,10 +122,9 @@ class LSFProvider(BatchProvider):
         for option, value in self._words.items():
             if not re.fullmatch(r"[^\s'\"\\`$]*", value):
                 raise ConfigError(f"{option} must be a word that LSF knows, not {value!r}", option)
-        self._cores = _count("cores_per_node", cores_per_node)
-        self._gpus = _count("gpus_per_node", gpus_per_node)
-        memory = None if memory_per_node is None else parse_bytes(memory_per_node, "memory_per_node")
-        self._memory = None if memory is None else int(memory)
+        self._cores = count("cores_per_node", cores_per_node)
+        self._gpus = count("gpus_per_node", gpus_per_node)
+        self._memory = size("memory_per_node", memory_per_node)
         self._exclusive, self._by_nodes = exclusive, request_by_nodes
         super().__init__(
             worker_init=worker_init,
@@ -305,7 +305,3 @@ def _limit(text: str) -> float | None:
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text):
         return float(text) * 60
     return clock_seconds(text)
-
-
-def _count(option: str, value: int | None) -> int | None:
-    return None if value is None else int(parse_count(value, option, whole=True))

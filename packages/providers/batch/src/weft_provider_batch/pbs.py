@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 from urllib.parse import quote, unquote
 
-from weft_interfaces import Channel, ConfigError, JobId, JobSpec, JobState, parse_bytes, parse_count
+from weft_interfaces import Channel, ConfigError, JobId, JobSpec, JobState
 
+from .amounts import count, size
 from .host import Answer
 from .job import JobFiles, ListedJob, label, read_label
 from .provider import BatchProvider
@@ -133,10 +134,9 @@ class PBSFamilyProvider(BatchProvider):
             if not re.fullmatch(r"[^\s'\"\\`$]*", value):
                 raise ConfigError(f"{option} must be a word that {self.system} knows, not {value!r}", option)
         self._words = words
-        self._cores = _count("cores_per_node", cores_per_node)
-        self._gpus = _count("gpus_per_node", gpus_per_node)
-        memory = None if memory_per_node is None else parse_bytes(memory_per_node, "memory_per_node")
-        self._memory = None if memory is None else int(memory)
+        self._cores = count("cores_per_node", cores_per_node)
+        self._gpus = count("gpus_per_node", gpus_per_node)
+        self._memory = size("memory_per_node", memory_per_node)
         super().__init__(
             worker_init=worker_init,
             scheduler_options=scheduler_options,
@@ -324,10 +324,6 @@ def _clock(seconds: float) -> str:
     minutes, second = divmod(math.ceil(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours:02}:{minute:02}:{second:02}"
-
-
-def _count(option: str, value: int | None) -> int | None:
-    return None if value is None else int(parse_count(value, option, whole=True))
 
 
 def _given_up(job: Attributes) -> bool:

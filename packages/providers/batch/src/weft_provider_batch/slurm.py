@@ -11,8 +11,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from weft_interfaces import Channel, ConfigError, JobId, JobSpec, JobState, parse_bytes, parse_count
+from weft_interfaces import Channel, ConfigError, JobId, JobSpec, JobState
 
+from .amounts import count, size
 from .array import element_of, is_array
 from .host import Answer
 from .hostlist import expand_hosts
@@ -183,10 +184,9 @@ class SlurmProvider(BatchProvider):
             if not value.isprintable():
                 raise ConfigError(f"{option} must be a word that Slurm knows, not {value!r}", option)
         self._clusters = [f"--clusters={clusters}"] if clusters else []
-        self._gpus = _count("gpus_per_node", gpus_per_node)
-        self._cores = _count("cores_per_node", cores_per_node)
-        memory = None if memory_per_node is None else parse_bytes(memory_per_node, "memory_per_node")
-        self._memory = None if memory is None else int(memory)
+        self._gpus = count("gpus_per_node", gpus_per_node)
+        self._cores = count("cores_per_node", cores_per_node)
+        self._memory = size("memory_per_node", memory_per_node)
         self._exclusive = exclusive
         super().__init__(
             worker_init=worker_init,
@@ -369,7 +369,3 @@ def _pattern(path: str) -> str:
             f"Slurm takes no file names with a backslash: {path!r}; choose another run directory"
         )
     return path.replace("%", "%%")
-
-
-def _count(option: str, value: int | None) -> int | None:
-    return None if value is None else int(parse_count(value, option, whole=True))
