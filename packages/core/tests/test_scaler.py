@@ -117,6 +117,7 @@ class Rig:
         labels: Sequence[str] = ("htex",),
         tag: str | None = None,
         provider_type: Callable[..., Any] = Provider,
+        directory: str = "/scratch/run1",
         **blocks: Any,
     ) -> None:
         self.clock = ManualClock()
@@ -132,7 +133,7 @@ class Rig:
             self.executors,
             emit=self.events.extend,
             run_id="run1",
-            directory="/scratch/run1",
+            directory=directory,
             tag=tag,
             policy=policy,
             limits=limits,
@@ -287,7 +288,58 @@ def test_the_files_of_jobs_elsewhere_are_below_the_home_of_that_place(make: Make
     rig.provider.channel = InMemoryChannel()
     rig.tick()
     (spec,) = rig.provider.submits
-    assert spec.directory == ".weft/runs/run1"
+    assert spec.directory == ".weft/runs/run1/htex"
+
+
+def test_files_elsewhere_are_removed_in_the_end_and_the_output_of_failed_blocks_is_kept(
+    make: MakeRig, tmp_path: Path
+) -> None:
+    rig = make(init=4, max=4, directory=str(tmp_path / "blocks"))
+    rig.provider.channel = InMemoryChannel()
+    rig.tick()
+    rig.bring_up()
+    failed, mute, waiting = (f"run1-htex-{number}" for number in (2, 3, 4))
+    rig.provider.outputs = {block: block.encode() for block in ("run1-htex-1", failed, mute, waiting)}
+    rig.provider.end(rig.job(failed), JobState.FAILED, exit_code=3)
+    rig.provider.start(rig.job(mute))
+    rig.tick(10)
+    assert rig.provider.removed == []
+    assert rig.scaler.close() == []
+    assert rig.provider.removed == [".weft/runs/run1/htex"]
+    kept = {path.name: path.read_text() for path in (tmp_path / "blocks").iterdir()}
+    assert kept == {f"{failed}.err": failed, f"{mute}.err": mute}
+
+
+def test_files_elsewhere_stay_where_a_job_may_be_left(make: MakeRig) -> None:
+    rig = make(init=1)
+    rig.provider.channel = InMemoryChannel()
+    rig.tick()
+    rig.provider.cancel_error = ProviderError("scancel: no route to host")
+    assert len(rig.scaler.close(0.5)) == 1
+    assert rig.provider.removed == []
+    rig.provider.cancel_error = None
+    InMemoryProvider.cancel(rig.provider, list(rig.provider.specs))
+
+
+def test_files_elsewhere_that_cannot_be_removed_are_a_leftover(
+    make: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make(init=1)
+    rig.provider.channel = InMemoryChannel()
+    rig.tick()
+    monkeypatch.setattr(rig.provider, "remove_files", _raise(ProviderError("no permission")))
+    (words,) = rig.scaler.close()
+    assert words == "provider Provider could not remove its jobs' files: ProviderError: no permission"
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_no_file_is_removed_of_a_run_on_this_machine_or_without_jobs(make: MakeRig, far: bool) -> None:
+    rig = make(init=0 if far else 1)
+    if far:
+        rig.provider.channel = InMemoryChannel()
+    rig.tick()
+    assert rig.scaler.close() == []
+    assert rig.provider.removed == []
 
 
 def test_the_tag_begins_the_ids_when_it_is_given(make: MakeRig) -> None:

@@ -34,6 +34,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ._interfaces import (
@@ -54,6 +55,8 @@ from ._interfaces import (
     Scalable,
     ScalingPolicy,
     ScalingState,
+    TidyProvider,
+    far_directory,
 )
 from .scaling import LoadScalingPolicy
 
@@ -65,6 +68,7 @@ _NO_LOAD = BlockLoad()
 _SUBMITTED = JobStatus(state=JobState.PENDING)
 _NOT_SUBMITTED = JobStatus(state=JobState.PENDING, reason="not submitted yet")
 _TAIL_LINES = 20
+_MOST_OUTPUTS = 20  # blocks that failed, and whose output is kept when the files there are removed
 _LONGEST_PAUSE = 3600.0
 _MOVED = 2.0  # seconds by which an end must move to be worth an event: batch systems round
 
@@ -125,7 +129,9 @@ class Scaler:
     run_id: names the run. tag: goes with all jobs and begins their ids, so it must be unique over all runs
     and users; the run id if None.
     directory: where the jobs' scripts and output go. On the far side of a channel they go to
-    ``.weft/runs/<run id>``, below its home, as they do everywhere when this is empty.
+    ``.weft/runs/<run id>``, below its home, as they do everywhere when this is empty, and are removed in the
+    end; what blocks wrote that failed is then given to ``keep``, by the names of its files, which writes it
+    to ``directory`` unless said.
     first: the number of the first block: two scalers of one run must not give their blocks the same.
     policy, limits: what is asked for when. clock: seconds that never run backwards.
 
@@ -145,11 +151,13 @@ class Scaler:
         policy: ScalingPolicy | None = None,
         limits: ScalerLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        keep: Callable[[Mapping[str, bytes]], None] | None = None,
     ) -> None:
         self._emit = emit
         self._run_id = run_id
         self._tag = run_id if tag is None else tag
         self._directory = directory
+        self._keep = keep or self._write_outputs
         self._policy = policy or LoadScalingPolicy()
         self._limits = limits or ScalerLimits()
         self._clock = clock
@@ -195,11 +203,14 @@ class Scaler:
         ``freeze``.
         """
         for site in self._sites:
+            if any(fleet.executor in executors for fleet in site.fleets):
+                site.directory = ""
             site.fleets = [fleet for fleet in site.fleets if fleet.executor not in executors]
         self._fleets = [fleet for fleet in self._fleets if fleet.executor not in executors]
 
     def close(self, timeout: float = 10.0) -> list[str]:
-        """Cancel every job that has not ended, tell the executors of each block's end, close the providers.
+        """Cancel every job that has not ended, tell the executors of each block's end, close the providers,
+        remove the files on other hosts where no job is left.
 
         Returns within ``timeout`` seconds, even if a provider hangs in a call. What could not be done is in
         the returned list, in words. Nothing is emitted or reported after it returned; should a hanging call
@@ -334,6 +345,8 @@ class Scaler:
         expected = self._closing or fleet.final or block.given_back
         if not expected and not block.has_proved_itself(now, self._limits):
             self._count_failure(block, status, now)
+        if not (self._closing or block.given_back) and status.state is not JobState.COMPLETED:
+            fleet.site.failed.append(block.id)
 
     def _forget(self, block: _Block, now: float) -> None:
         block.fleet.remove(block)
@@ -539,16 +552,19 @@ class Scaler:
             name=f"weft-{block.fleet.label}-{block.id.rpartition('-')[2]}",
             command=launcher.wrap(command.argv, settings.shape),
             shape=settings.shape,
-            directory=self._directory_for(settings.provider),
+            directory=self._directory_for(block.fleet.site),
             tag=self._tag,
             environment={"WEFT_BLOCK_ID": block.id, "WEFT_RUN_ID": self._run_id},
             input=command.input,
         )
 
-    def _directory_for(self, provider: Provider) -> str:
-        channel = provider.channel
-        far = not self._directory or (channel is not None and channel.remote)
-        return f".weft/runs/{self._run_id}" if far else self._directory
+    def _directory_for(self, site: _Site) -> str:
+        channel = site.provider.channel
+        if self._directory and (channel is None or not channel.remote):
+            return self._directory
+        # Not the run's own: other providers may lead to the same host.
+        site.directory = far_directory(self._run_id, site.fleets[0].label)
+        return site.directory
 
     # -- cancelling and closing -----------------------------------------------------------------------------
 
@@ -587,6 +603,7 @@ class Scaler:
                 site.finished = True
                 self._cancel_all(site)
                 site.close()
+                self._remove_files(site)
         finally:
             site.doing = ""
             site.lock.release()
@@ -601,6 +618,29 @@ class Scaler:
                 return
             time.sleep(pause)
             pause *= 2
+
+    def _remove_files(self, site: _Site) -> None:
+        """What is at another host, unless a job may still need it; the output of failed blocks is kept."""
+        left = site.trouble or site.close_trouble
+        if not site.directory or left or not isinstance(site.provider, TidyProvider):
+            return
+        site.busy_with(f"the removal of {site.directory!r}")
+        running = (block for block in site.blocks() if block.status.state is JobState.RUNNING)
+        mute = [block.id for block in running if block.registered_at is None]
+        wanted = [*reversed(site.failed), *mute][:_MOST_OUTPUTS]
+        try:
+            outputs = site.provider.remove_files(site.directory, wanted)
+            if outputs:
+                self._keep(outputs)
+        except Exception as error:  # noqa: BLE001 - what is left is told, not raised
+            site.file_trouble = _words(error)
+
+    def _write_outputs(self, outputs: Mapping[str, bytes]) -> None:
+        directory = Path(self._directory)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, data in outputs.items():
+            (directory / name).touch(0o600)
+            (directory / name).write_bytes(data)
 
     def _report_closed(self) -> None:
         now = self._clock()
@@ -828,7 +868,10 @@ class _Fleet:
 
 
 class _Site:
-    """A provider, when it may be asked again, and what it is doing. ``lock`` is held during each call."""
+    """A provider, when it may be asked again, and what it is doing. ``lock`` is held during each call.
+
+    directory: of its jobs on another host, once there may be one. failed: the last blocks that ended unasked.
+    """
 
     def __init__(self, provider: Provider) -> None:
         self.provider = provider
@@ -840,7 +883,10 @@ class _Site:
         self.doing = ""
         self.doing_since = 0.0
         self.finished = False
+        self.directory = ""
+        self.failed: deque[str] = deque(maxlen=_MOST_OUTPUTS)
         self.trouble = ""
+        self.file_trouble = ""
         self.close_trouble = ""
 
     @property
@@ -873,6 +919,8 @@ class _Site:
         if doing:
             waited = time.monotonic() - since
             left.append(f"{who} has not answered {doing} for {waited:.1f} s; its jobs have the tag {tag!r}")
+        if self.file_trouble:
+            left.append(f"{who} could not remove its jobs' files: {self.file_trouble}")
         if self.close_trouble:
             left.append(f"{who} could not be closed: {self.close_trouble}")
         why = f": {self.trouble}" if self.trouble else ""

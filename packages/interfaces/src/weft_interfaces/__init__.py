@@ -62,7 +62,7 @@ if TYPE_CHECKING:
         WorkerLostError,
     )
     from .event import SCHEMA_VERSION, BaseEventSink, Event, EventSink, NullEventSink
-    from .executor import BaseExecutor, Executor, ExecutorContext, Load
+    from .executor import BaseExecutor, Executor, ExecutorContext, Load, ReapableExecutor
     from .launcher import DirectLauncher, Launcher, RankLauncher
     from .lock import HotLock
     from .memo import (
@@ -97,7 +97,9 @@ if TYPE_CHECKING:
         JobStatus,
         Provider,
         ScriptProvider,
+        TidyProvider,
     )
+    from .remains import far_directory
     from .resources import Resources
     from .serializer import FunctionPayload, Serializer
     from .shared import Shared
@@ -175,6 +177,7 @@ __all__ = [
     "Provider",
     "ProviderError",
     "RankLauncher",
+    "ReapableExecutor",
     "RemoteError",
     "RemoteProcess",
     "Resources",
@@ -197,6 +200,7 @@ __all__ = [
     "TaskError",
     "TaskExitError",
     "TaskTimeoutError",
+    "TidyProvider",
     "TransientError",
     "UnitError",
     "WeftError",
@@ -206,6 +210,7 @@ __all__ = [
     "adopt_worker",
     "as_pool",
     "current_worker",
+    "far_directory",
     "format_bytes",
     "format_seconds",
     "parse_bytes",
@@ -229,7 +234,7 @@ _NAMES = {
         "TaskError TaskExitError TaskTimeoutError TransientError UnitError WeftError WorkerLostError"
     ),
     "event": "BaseEventSink Event EventSink NullEventSink SCHEMA_VERSION",
-    "executor": "BaseExecutor Executor ExecutorContext Load",
+    "executor": "BaseExecutor Executor ExecutorContext Load ReapableExecutor",
     "launcher": "DirectLauncher Launcher RankLauncher",
     "notice": "Notice",
     "lock": "HotLock",
@@ -240,7 +245,10 @@ _NAMES = {
         "ScalingPolicy ScalingState"
     ),
     "pool": "ExecutorPool as_pool",
-    "provider": "ArrayProvider BaseProvider JobId JobSpec JobState JobStatus Provider ScriptProvider",
+    "provider": (
+        "ArrayProvider BaseProvider JobId JobSpec JobState JobStatus Provider ScriptProvider TidyProvider"
+    ),
+    "remains": "far_directory",
     "resources": "Resources",
     "serializer": "FunctionPayload Serializer",
     "shared": "Shared",

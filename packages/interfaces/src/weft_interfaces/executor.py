@@ -13,7 +13,7 @@ from .resources import Resources
 if TYPE_CHECKING:
     from .block import ScalerMaker
 
-__all__ = ["BaseExecutor", "Executor", "ExecutorContext", "Load"]
+__all__ = ["BaseExecutor", "Executor", "ExecutorContext", "Load", "ReapableExecutor"]
 
 
 class Load(NamedTuple):
@@ -144,6 +144,24 @@ class Executor(Protocol):
         here; another process can go on from what is in that directory. What could not be handed over yet, or
         is left here, is named, in words, in the returned list. An executor that cannot detach ends as by
         ``shutdown(cancel=True)``.
+        """
+
+
+@runtime_checkable
+class ReapableExecutor(Executor, Protocol):
+    """An executor of which something may outlive its process, on another host. It need not be running to be
+    asked for that. Methods wait for the host, within a bound.
+    """
+
+    def find_left(self, run_id: str) -> Sequence[str]:
+        """What is there of this executor in this run, in words, one for each: also of a run that goes on.
+
+        Raises :class:`WeftError` if that could not be found out.
+        """
+
+    def end_left(self, run_id: str) -> None:
+        """End it, and remove its files. Returning: nothing of it is left. Raising :class:`WeftError`: some of
+        it may be.
         """
 
 

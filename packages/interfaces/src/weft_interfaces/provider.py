@@ -20,6 +20,7 @@ __all__ = [
     "JobStatus",
     "Provider",
     "ScriptProvider",
+    "TidyProvider",
 ]
 
 JobId = NewType("JobId", str)
@@ -169,6 +170,22 @@ class ArrayProvider(Provider, Protocol):
         Returning: the batch system has all of them; their ids, by ``spec.id``. Raising as ``submit`` does: it
         has none of those that it did not have before. Calls with a ``spec.id`` that was given before, here or
         to ``submit``, give the same job.
+        """
+
+
+@runtime_checkable
+class TidyProvider(Provider, Protocol):
+    """A provider that can take away what its jobs leave on the host of its channel."""
+
+    def remove_files(self, directory: str, wanted: Sequence[str] = ()) -> Mapping[str, bytes]:
+        """Remove a directory that jobs had, with all that is in it. Where its path is relative, parents that
+        are empty then go, too.
+
+        wanted: the ``spec.id`` of jobs whose output is of interest. To be called when no job is left there,
+        or all have been asked to end; also after ``close``. Returning: it is not there any more; the ends of
+        what these jobs wrote, by the names of their files: 64 kB of each, 2 MB of all, those of the first
+        jobs first. One that is not there is no error. Raising :class:`ProviderError`: some of it may still be
+        there.
         """
 
 

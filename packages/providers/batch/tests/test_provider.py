@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,15 @@ from weft_provider_batch import (
 )
 
 pytestmark = pytest.mark.once
+
+PROVIDERS = [
+    GridEngineProvider,
+    HTCondorProvider,
+    LSFProvider,
+    PBSProProvider,
+    SlurmProvider,
+    TorqueProvider,
+]
 
 ONE = JobId("1")
 
@@ -293,6 +303,42 @@ def test_without_accounting_its_exit_file_tells(
     assert words in status.reason
 
 
+def test_thousands_that_vanish_at_once_are_looked_up_in_commands_that_hosts_can_run(
+    toy: Any, make: Any, clock: Any, spec: JobSpec
+) -> None:
+    ids = [JobId(str(number)) for number in range(1, 1201)]
+    toy.accounts(*(row("completed", spec, job=job) for job in ids))
+    answer = make.provider(channel=toy).status(ids)
+    assert {status.state for status in answer.values()} == {JobState.COMPLETED}
+    assert toy.calls("toyq") == 1
+    assert toy.calls("toyacct") == 3
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_no_command_has_a_word_that_is_too_long_for_a_host(provider: Any) -> None:
+    ids = [JobId(f"{number}.pbs-server-01.cluster.example.org") for number in range(10**6, 10**6 + 500)]
+    if provider is HTCondorProvider:
+        ids = [JobId(f"{number}.0") for number in range(10**6, 10**6 + 500)]
+    made = provider()
+    for command in (made.queue_command(ids), made.accounting_command(ids), made.cancel_command(ids)):
+        words = [len(word) for word in command or ()]
+        assert max(words, default=0) < 100_000
+        assert sum(words) < 200_000
+
+
+@pytest.mark.parametrize(("cancelled", "state"), [(True, JobState.CANCELLED), (False, JobState.FAILED)])
+def test_one_that_is_listed_as_killed_is_cancelled_if_we_have_asked_for_it(
+    toy: Any, make: Any, clock: Any, spec: JobSpec, cancelled: bool, state: JobState
+) -> None:
+    provider = make.provider(channel=toy)
+    provider.submit(spec)
+    if cancelled:
+        provider.cancel([ONE])
+    toy.queue(row("failed", spec))
+    clock.now += 10
+    assert provider.status([ONE])[ONE].state is state
+
+
 def test_one_that_left_nothing_is_gone_after_several_answers(
     toy: Any, make: Any, clock: Any, spec: JobSpec
 ) -> None:
@@ -502,3 +548,32 @@ def test_what_a_provider_knows_of_jobs_stays_with_it(toy: Any, make: Any, spec: 
     again.channel = None
     assert set(vars(provider)) - set(vars(again)) == {"_host", "_queue"}
     assert again._unanswered is not provider._unanswered
+
+
+# -- what is left -------------------------------------------------------------------------------------------
+
+
+def test_the_files_of_a_run_go_with_one_command_and_what_is_wanted_of_them_comes(
+    toy: Any, make: Any, spec: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = make.provider(channel=toy)
+    provider.submit(replace(spec, directory=".weft/runs/it/toy"))
+    directory = toy.home / ".weft/runs/it/toy"
+    (directory / f"{spec.id}.err").write_text("why")
+    ran = []
+    run = toy.run
+    monkeypatch.setattr(toy, "run", lambda argv, **options: ran.append(argv) or run(argv, **options))
+    assert provider.remove_files(".weft/runs/it/toy", [spec.id]) == {f"{spec.id}.err": b"why"}
+    assert len(ran) == 1
+    assert not (toy.home / ".weft").exists()
+
+
+def test_what_keeps_files_from_being_removed_is_said(toy: Any, make: Any) -> None:
+    provider = make.provider(channel=toy)
+    with pytest.raises(ProviderError, match=r"'x+' on toy was not removed: rm: .*too long"):
+        provider.remove_files("x" * 300)
+    with pytest.raises(ProviderError, match="'a//b' on toy was not removed: 'a//b' is not the directory"):
+        provider.remove_files("a//b")
+    toy.trouble = ChannelError("the cable is out")
+    with pytest.raises(ProviderError, match="the cable is out"):
+        provider.remove_files(".weft/runs/it")

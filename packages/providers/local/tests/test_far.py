@@ -115,3 +115,17 @@ def test_a_copy_knows_nothing_of_the_jobs_but_finds_them(channel: RootedChannel)
     assert again.submit(spec) == job
     again.cancel([job])
     wait_for(again, job, JobState.GONE, JobState.CANCELLED, JobState.FAILED)
+
+
+def test_the_files_of_a_run_go_with_the_parents_that_are_then_empty(channel: RootedChannel) -> None:
+    provider = LocalProvider(channel)
+    spec = make_spec("sh", "-c", "echo out; echo err >&2; exit 3", directory=".weft/runs/it/htex")
+    wait_for(provider, provider.submit(spec), JobState.FAILED)
+    other = channel.here(".weft/runs/other")
+    other.mkdir()
+    outputs = provider.remove_files(spec.directory, [spec.id])
+    assert outputs == {f"{spec.id}.err": b"err\n", f"{spec.id}.out": b"out\n"}
+    assert list(channel.here(".weft/runs").iterdir()) == [other]
+    other.rmdir()
+    assert provider.remove_files(spec.directory) == {}
+    assert list(channel.here(".").iterdir()) == []

@@ -32,7 +32,8 @@ class InMemoryProvider(BaseProvider):
     A job runs the first word of its command that names a program, with the words after it. ``programs`` adds
     to ``true``, ``false``, ``sleep SECONDS`` and the manager of :class:`InMemoryBlockExecutor`, which
     registers in the thread that lets time pass, submits or asks. A command that names none runs until its job
-    is ended. ``specs`` holds all jobs, ``queries`` counts status queries. Threads may use it.
+    is ended. ``specs`` holds all jobs, ``queries`` counts status queries, ``removed`` has the directories
+    that were removed, ``outputs`` what jobs wrote, by their specification's id. Threads may use it.
     """
 
     poll_interval = 0.0
@@ -47,6 +48,8 @@ class InMemoryProvider(BaseProvider):
         self.clock = clock or ManualClock()
         self.specs: dict[JobId, JobSpec] = {}
         self.queries = 0
+        self.outputs: dict[str, bytes] = {}
+        self.removed: list[str] = []
         self._queue_time = queue_time
         self._programs = {**_PROGRAMS, **(programs or {})}
         self._jobs: dict[JobId, _Job] = {}
@@ -89,6 +92,11 @@ class InMemoryProvider(BaseProvider):
         with self._lock:
             alive = {i: spec for i, spec in self.specs.items() if not self._jobs[i].status.state.terminal}
         return {job_id: spec.name for job_id, spec in alive.items() if spec.tag == tag}
+
+    def remove_files(self, directory: str, wanted: Sequence[str] = ()) -> Mapping[str, bytes]:
+        with self._lock:
+            self.removed.append(directory)
+            return {f"{spec_id}.err": self.outputs[spec_id] for spec_id in wanted if spec_id in self.outputs}
 
     # -- the site's side ------------------------------------------------------------------------------------
 

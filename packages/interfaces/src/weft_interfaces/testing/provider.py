@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from ..block import BlockShape
-from ..provider import ArrayProvider, JobId, JobSpec, JobState, JobStatus, Provider
+from ..provider import ArrayProvider, JobId, JobSpec, JobState, JobStatus, Provider, TidyProvider
 from .check import skip
 
 __all__ = ["ArrayProviderSuite", "ProviderSuite"]
@@ -236,6 +236,20 @@ class ProviderSuite:
         provider.close()
         provider.close()
         assert not state.terminal, f"a job that sleeps has not ended: {state}"
+
+    def test_what_jobs_leave_is_removed_when_it_is_asked_for(self) -> None:
+        provider = self.make_provider()
+        if not isinstance(provider, TidyProvider):
+            skip("this provider does not remove files")
+        spec = self.spec("false")
+        job = provider.submit(spec)
+        self.wait_for(provider, job, *self.terminal_states())
+        outputs = provider.remove_files(spec.directory, [spec.id])
+        strange = [name for name in outputs if not name.startswith(f"{spec.id}.")]
+        assert not strange, f"files are named after their job's specification, {spec.id}: {strange}"
+        provider.close()
+        again = provider.remove_files(spec.directory, [spec.id])
+        assert not again, f"what was removed is not there any more, but it is: {again}"
 
 
 class ArrayProviderSuite(ProviderSuite):

@@ -11,7 +11,7 @@ from .host import Ending
 from .job import ListedJob
 from .queue import Watched
 
-__all__ = ["judge", "judge_vanished"]
+__all__ = ["judge", "judge_ended", "judge_vanished"]
 
 # What shells say of a command that they could not run.
 _COMMAND = {
@@ -41,6 +41,11 @@ def judge(listed: ListedJob, ending: Ending) -> JobStatus:
     )
 
 
+def judge_ended(job: Watched, listed: ListedJob, ending: Ending) -> JobStatus:
+    """How a job ended that the batch system lists as ended, and that left this."""
+    return judge(_corrected(job, listed), ending)
+
+
 def judge_vanished(
     job: Watched, known: ListedJob | None, ending: Ending, *, certain: bool, system: str
 ) -> JobStatus | None:
@@ -50,7 +55,7 @@ def judge_vanished(
     """
     seen = job.seen or known
     if known is not None and known.state.terminal:
-        return judge(_corrected(job, known), ending)
+        return judge_ended(job, known, ending)
     if ending.exit_status is not None:
         return _left(job, seen, ending)
     if not certain:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from weft_interfaces import Channel, ChannelError, CommandResult, ConfigError, ProviderError
+from weft_interfaces.remains import make_directory, read_removal, removal
 
 __all__ = ["Answer", "Ending", "Host", "Place"]
 
@@ -156,7 +157,7 @@ class Host:
     def prepare(self, directory: str, spec_id: str) -> Place:
         """Make a job's directory, and look whether the job was submitted before."""
         what = f"the directory {directory!r} on {self.name}"
-        self._translated(what, lambda: self.channel.makedirs(directory))
+        self._translated(what, lambda: make_directory(self.channel, directory))
         result = self._sh(what, _PREPARE, directory, f"./{spec_id}")
         stdout = result.stdout.decode(errors="surrogateescape")
         found = re.search(r"^weft-directory (/.*)$", stdout, re.MULTILINE)
@@ -198,6 +199,16 @@ class Host:
             self._sh("files", 'rm -f -- "$@"', *paths)
         except ProviderError:
             return
+
+    def remove_directory(self, directory: str, wanted: Sequence[str]) -> Mapping[str, bytes]:
+        """See :meth:`~weft_interfaces.TidyProvider.remove_files`."""
+        what = f"the directory {directory!r} on {self.name}"
+        try:
+            command = removal(directory, wanted)
+            answer = self._translated(what, lambda: self.channel.run(command, timeout=self.timeout))
+            return read_removal(answer)
+        except ValueError as error:
+            raise ProviderError(f"{what} was not removed: {error}") from error
 
     def _sh(self, what: str, program: str, *arguments: str) -> CommandResult:
         command = ["sh", "-c", program, "sh", *arguments]

@@ -33,7 +33,7 @@ from weft_interfaces import (
 )
 
 from .array import array_id, render_array
-from .ending import judge, judge_vanished
+from .ending import judge, judge_ended, judge_vanished
 from .host import Answer, Ending, Host
 from .job import JobFiles, ListedJob, check_spec
 from .local import local_channel
@@ -191,6 +191,9 @@ class BatchProvider(Scheduler, BaseProvider):
                 f"{len(lost)} submissions to {self.system} got no answer, and may have become jobs: {error}"
             ) from error
 
+    def remove_files(self, directory: str, wanted: Sequence[str] = ()) -> Mapping[str, bytes]:
+        return self._host.remove_directory(directory, wanted)
+
     # -- submitting -----------------------------------------------------------------------------------------
 
     def _earlier(self, spec: JobSpec, record: str) -> JobId | None:
@@ -321,6 +324,15 @@ class BatchProvider(Scheduler, BaseProvider):
 
     def _look_up(self, ids: Sequence[JobId]) -> Mapping[JobId, ListedJob] | None:
         """Jobs in the accounting; None if it did not answer."""
+        found: dict[JobId, ListedJob] = {}
+        for start in range(0, len(ids), _AT_ONCE):
+            some = self._look_up_some(ids[start : start + _AT_ONCE])
+            if some is None:
+                return None
+            found.update(some)
+        return found
+
+    def _look_up_some(self, ids: Sequence[JobId]) -> Mapping[JobId, ListedJob] | None:
         command = self.accounting_command(ids) if self._queue.accounting is not False else None
         if command is None:
             self._queue.accounting = False
@@ -368,7 +380,7 @@ class BatchProvider(Scheduler, BaseProvider):
         looked_up = self._look_up(missing) if missing else {}
         endings = self._endings(ended, missing)
         for job_id, listed in ended.items():
-            jobs[job_id].ended = judge(listed, endings[job_id])
+            jobs[job_id].ended = judge_ended(jobs[job_id], listed, endings[job_id])
         for job_id in missing:
             known = (looked_up or {}).get(job_id)
             certain = jobs[job_id].missed >= (_CERTAIN if looked_up is not None else _PATIENT)

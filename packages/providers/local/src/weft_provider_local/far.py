@@ -29,6 +29,7 @@ from weft_interfaces import (
     JobStatus,
     ProviderError,
 )
+from weft_interfaces.remains import make_directory, read_removal, removal
 
 __all__ = ["FarMachine"]
 
@@ -150,7 +151,7 @@ class FarMachine:
         if not spec.command:
             raise ConfigError(f"job {spec.name!r} has no command: there is nothing to run")
         what = f"the directory {spec.directory!r} of job {spec.name!r} on {self._channel.host}"
-        self._translated(what, lambda: self._channel.makedirs(spec.directory))
+        self._translated(what, lambda: make_directory(self._channel, spec.directory))
         done = self._sh(what, _PREPARE, spec.directory, spec.id, spec.command[0])
         said = done.stdout.decode(errors="surrogateescape")
         directory = re.search(r"^weft-directory (/.*)$", said, re.MULTILINE)
@@ -296,6 +297,15 @@ class FarMachine:
         found = (re.fullmatch(r"weft-found (\d+\.\d+) (.*)", line) for line in lines)
         return {JobId(match[1]): match[2] for match in found if match}
 
+    def remove_files(self, directory: str, wanted: Sequence[str]) -> Mapping[str, bytes]:
+        what = f"the directory {directory!r} on {self._channel.host}"
+        try:
+            command = removal(directory, wanted)
+            answer = self._translated(what, lambda: self._channel.run(command, timeout=_TIMEOUT))
+            return read_removal(answer)
+        except ValueError as error:
+            raise ProviderError(f"{what} was not removed: {error}") from error
+
     # -- the channel ----------------------------------------------------------------------------------------
 
     def _sh(
@@ -314,9 +324,7 @@ class FarMachine:
         except ChannelError as error:
             raise ProviderError(f"{what}: {error}") from error
         except OSError as error:
-            wrong = isinstance(
-                error, (FileNotFoundError, PermissionError, NotADirectoryError, FileExistsError)
-            )
+            wrong = isinstance(error, _WRONG)
             raise (ConfigError if wrong else ProviderError)(f"{what} cannot be used: {error}") from error
 
 

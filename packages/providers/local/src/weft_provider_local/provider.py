@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from weft_interfaces import BaseProvider, Channel, JobId, JobSpec, JobState, JobStatus, ProviderError
+from weft_interfaces import (
+    BaseProvider,
+    Channel,
+    CommandResult,
+    JobId,
+    JobSpec,
+    JobState,
+    JobStatus,
+    ProviderError,
+)
+from weft_interfaces.remains import read_removal, removal
 
 from . import group
 from .far import FarMachine
@@ -18,6 +30,7 @@ from .start import JobFiles, recorded_job
 __all__ = ["LocalProvider"]
 
 _PATIENCE = 4.0  # seconds that a cancellation may take: two for the jobs, two for the kernel
+_PATIENCE_WITH_FILES = 30.0  # seconds that their removal may take
 
 _ENDED = JobStatus(state=JobState.GONE, reason="no such job runs on this machine")
 _UNSEEN = JobStatus(state=JobState.UNKNOWN, reason="without /proc, only who started a job knows of it")
@@ -102,6 +115,24 @@ class LocalProvider(BaseProvider):
             return dict(_tagged(tag)) if tag else {}
         except OSError as error:
             raise ProviderError(f"the jobs tagged {tag!r} could not be looked for: {error}") from error
+
+    def remove_files(self, directory: str, wanted: Sequence[str] = ()) -> Mapping[str, bytes]:
+        """See :meth:`~weft_interfaces.TidyProvider.remove_files`."""
+        if self._far is not None:
+            return self._far.remove_files(directory, wanted)
+        try:
+            command = removal(directory, wanted)
+            done = subprocess.run(
+                command,
+                cwd=Path.home(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_PATIENCE_WITH_FILES,
+                check=False,
+            )
+            return read_removal(CommandResult(done.returncode, done.stdout, done.stderr))
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            raise ProviderError(f"the directory {directory!r} was not removed: {error}") from error
 
 
 def _tagged(tag: str) -> Iterator[tuple[JobId, str]]:
