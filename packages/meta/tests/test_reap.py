@@ -16,8 +16,19 @@ import pytest
 import weft
 from weft._client import RECORD, Client, Life, forget_client, read_clients, record_client
 from weft._reap import Reaping, Site
-from weft_interfaces import BlockShape, ConfigError, InputError, JobId, JobSpec, Provider, ProviderError
+from weft_interfaces import (
+    BlockShape,
+    ChannelError,
+    ConfigError,
+    InputError,
+    JobId,
+    JobSpec,
+    Provider,
+    ProviderError,
+    far_directory,
+)
 from weft_interfaces.memory import InMemoryProvider
+from weft_interfaces.testing import RootedChannel
 from weft_provider_local import LocalProvider
 
 pytestmark = [
@@ -305,3 +316,111 @@ def test_providers_of_one_batch_system_name_a_job_once() -> None:
     reaping = left_on(provider, provider)
     reaping.find()
     assert len(reaping.jobs) == 1
+
+
+# -- other hosts --------------------------------------------------------------------------------------------
+
+
+class Agents:
+    """Of an executor, whose agent has asked for the jobs."""
+
+    label = "e0"
+
+    def __init__(self, provider: Provider) -> None:
+        self.provider = provider
+        self.error: Exception | None = None
+        self.jobs_at_its_end: list[JobId] | None = None
+
+    def find_left(self, run: str) -> list[str]:
+        return [f"agent of {run}"] if self.jobs_at_its_end is None else []
+
+    def end_left(self, run: str) -> None:
+        if self.error is not None:
+            raise self.error
+        self.jobs_at_its_end = list(self.provider.find(run))
+
+
+class Deaf(LocalProvider):
+    """Does not cancel, for all that it says."""
+
+    def cancel(self, ids: Any) -> None: ...
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[RootedChannel]:
+    channel = RootedChannel(tmp_path / "far")
+    yield channel
+    provider = LocalProvider(channel)
+    provider.cancel(list(provider.find("r")))
+    assert channel.strays() == []
+    channel.close()
+
+
+def left_there(provider: Provider) -> tuple[Reaping, Agents, JobId]:
+    shape = BlockShape()
+    spec = JobSpec(
+        id="r-1",
+        name="weft-e0-1",
+        command=["sleep", "600"],
+        shape=shape,
+        directory=far_directory("r", "e0"),
+        tag="r",
+    )
+    job = provider.submit(spec)
+    agents: Any = Agents(provider)
+    reaping = Reaping([replace(Client.this("r"), started="1")], [Site("e0", provider, [agents])])
+    reaping.find()
+    assert [each.words for each in reaping.remains] == [
+        "agent of r",
+        f"files in .weft/runs/r on {provider.channel.host if provider.channel else ''}",
+    ]
+    return reaping, agents, job
+
+
+def test_an_agent_ends_before_its_jobs_and_files_go_after_them(far: RootedChannel) -> None:
+    reaping, agents, job = left_there(LocalProvider(far))
+    assert not reaping.clean
+    reaping.remove(20)
+    assert reaping.clean, reaping.troubles
+    assert agents.jobs_at_its_end == [job]
+    assert list(far.here(".").iterdir()) == []
+    assert [each["removed"] for each in reaping.to_json()["runs"][0]["remains"]] == [True, True]
+
+
+def test_files_stay_as_long_as_a_job_does(far: RootedChannel) -> None:
+    reaping, _, _ = left_there(Deaf(far))
+    reaping.remove(0.1)
+    assert [each.gone for each in reaping.remains] == [True, False]
+    assert far.here(".weft/runs/r/e0").is_dir()
+    assert len(reaping.troubles) == 1
+
+
+def test_an_agent_that_cannot_be_ended_is_named_and_keeps_no_job(far: RootedChannel) -> None:
+    reaping, agents, _ = left_there(LocalProvider(far))
+    agents.error = ChannelError("login2 is another host")
+    reaping.remove(20)
+    assert reaping.troubles == ["agent of r: not removed: login2 is another host"]
+    assert [job.gone for job in reaping.jobs] == [True]
+    assert not reaping.clean
+
+
+def test_what_a_living_run_has_there_is_left_alone(far: RootedChannel) -> None:
+    reaping, agents, job = left_there(LocalProvider(far))
+    alive = Reaping([Client.this("r")], reaping.sites)
+    alive.find()
+    alive.remove(1)
+    assert alive.clean
+    assert agents.jobs_at_its_end is None
+    assert list(reaping.sites[0].provider.find("r")) == [job]
+    assert far.here(".weft/runs/r/e0").is_dir()
+
+
+def test_a_host_that_does_not_answer_is_said(tmp_path: Path) -> None:
+    channel = RootedChannel(tmp_path / "gone")
+    channel.close()
+    provider = LocalProvider(channel)
+    reaping = Reaping([replace(Client.this("r"), started="1")], [Site("e0", provider)])
+    reaping.find()
+    assert len(reaping.troubles) == 1
+    assert "could not be asked" in reaping.troubles[0]
+    assert not reaping.clean

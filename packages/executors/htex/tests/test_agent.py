@@ -751,3 +751,60 @@ def test_an_agent_needs_a_channel() -> None:
 def test_settings_that_cannot_be_are_refused(field: str, value: Any) -> None:
     with pytest.raises(ValueError if field != "on_client_loss" else ConfigError, match=f"agent.{field}"):
         AgentSettings(**{field: value})
+
+
+# -- what clients have left ---------------------------------------------------------------------------------
+
+
+def test_an_agent_is_found_by_its_run_and_executor_and_ended(
+    far: Any, recorder: Any, channel: PipeChannel, eventually: Any
+) -> None:
+    here, there = far(label="here"), far(label="there")
+    owners = {about["owner"]: about["pid"] for about in map(json.loads, records(channel))}
+    pid, other = (owners[json.dumps([recorder.run_id, label])] for label in ("here", "there"))
+    asks = HighThroughputExecutor("here", blocks=Blocks(provider=Provider(channel)), interchange="agent")
+    assert asks.find_left(recorder.run_id) == [f"agent {pid} on {socket.gethostname()}, which runs"]
+    assert asks.find_left("another run") == []
+    asks.end_left(recorder.run_id)
+    assert pid not in agents(channel)
+    assert other in agents(channel)
+    eventually(lambda: len(asks.find_left(recorder.run_id)) == 1, "its client lives, and starts the next one")
+    assert here.executor.shutdown() == []
+    assert there.executor.shutdown() == []
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_an_agent_left_that_was_killed_is_removed_on_its_own_host(
+    channel: PipeChannel, tmp_path: Path, elsewhere: bool
+) -> None:
+    directory, runs = tmp_path / "weft-agent-x", channel.home / ".cache/weft/runs"
+    directory.mkdir()
+    (directory / "log").touch()
+    runs.mkdir(parents=True)
+    about = {"directory": str(directory), "host": socket.gethostname(), "pid": 1 << 30}
+    if elsewhere:
+        about["host"] = "login2"
+    (runs / "a1b2").write_text(json.dumps({**about, "owner": json.dumps(["r", "htex"])}))
+    (runs / "damaged").write_text("{")
+    asks = HighThroughputExecutor("htex", blocks=Blocks(provider=Provider(channel)), interchange="agent")
+    (words,) = asks.find_left("r")
+    if elsewhere:
+        assert words == f"agent {1 << 30} on login2, which may run"
+        with pytest.raises(ChannelError, match="login2, which may run: connect to that host"):
+            asks.end_left("r")
+        assert len(list(runs.iterdir())) == 2
+    else:
+        assert words.endswith("which ended without removing its files")
+        asks.end_left("r")
+        assert [path.name for path in runs.iterdir()] == ["damaged"]
+    assert directory.exists() is elsewhere
+
+
+def test_an_executor_without_an_agent_leaves_nothing_on_other_hosts() -> None:
+    asks = HighThroughputExecutor("htex")
+    assert asks.find_left("r") == []
+    asks.end_left("r")
+
+
+def records(channel: PipeChannel) -> list[str]:
+    return [path.read_text() for path in (channel.home / ".cache/weft/runs").iterdir()]

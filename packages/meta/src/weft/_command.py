@@ -185,7 +185,7 @@ def reap(
     timeout: Annotated[str, typer.Option(metavar="TIME", help="How long jobs may take to go.")] = "1 min",
     as_json: Json = False,
 ) -> None:
-    """List the jobs that runs left behind when they were killed, and remove them.
+    """List what runs left behind when they were killed, and remove it: jobs, agents and files on other hosts.
 
     Exit status 0 when nothing is left, 1 when something is, or could not be looked for.
     """
@@ -218,13 +218,15 @@ def reap(
 
 def _reap(reaping: Reaping, seconds: float, *, yes: bool, as_json: bool) -> None:
     reaping.find()
-    jobs = reaping.removable()
+    jobs, remains = reaping.removable(), reaping.removable_remains()
+    what = f"{len(jobs)} jobs" + (f" and what is on other hosts ({len(remains)})" if remains else "")
     if not as_json:
         _print(reaping.lines())
-    if jobs and (yes or (not as_json and typer.confirm(f"Remove {len(jobs)} jobs?"))):
+    if (jobs or remains) and (yes or (not as_json and typer.confirm(f"Remove {what}?"))):
         reaping.remove(seconds)
         if not as_json:
             _print([f"removed {sum(job.gone for job in jobs)} of {len(jobs)} jobs"])
+            _print(each.line() for each in remains)
     if as_json:
         _print_json(reaping.to_json())
 

@@ -1,4 +1,4 @@
-"""``weft reap``: lists and removes the jobs that runs left behind when they were killed."""
+"""``weft reap``: lists and removes what runs left behind when they were killed: jobs, agents and files."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from weft_interfaces import BlockExecutor, JobId, JobStatus, Provider, WeftError
+from weft_interfaces import BlockExecutor, JobId, JobStatus, ReapableExecutor, WeftError
 
 from ._client import Client, Life
 from ._config import Config
+from ._remains import Remains, Site, find_remains
 
 __all__ = ["Left", "Reaping", "providers_of"]
 
@@ -46,30 +47,19 @@ class Left:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class Site:
-    """A provider of the configuration, and the executor that it is for."""
-
-    label: str
-    provider: Provider
-
-    @property
-    def kind(self) -> str:
-        return type(self.provider).__name__
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind} of executor {self.label!r}"
-
-
 def providers_of(config: Config) -> list[Site]:
     """Who is asked for blocks, each provider once; no executor is started."""
-    sites: dict[int, Site] = {}
+    executors: dict[int, list[BlockExecutor]] = {}
     for executor in config.make_executors():
         if executor.in_blocks:
-            provider = cast(BlockExecutor, executor).blocks.provider
-            sites.setdefault(id(provider), Site(executor.label, provider))
-    return list(sites.values())
+            in_blocks = cast(BlockExecutor, executor)
+            executors.setdefault(id(in_blocks.blocks.provider), []).append(in_blocks)
+    return [
+        Site(
+            some[0].label, some[0].blocks.provider, [one for one in some if isinstance(one, ReapableExecutor)]
+        )
+        for some in executors.values()
+    ]
 
 
 @dataclass
@@ -84,33 +74,65 @@ class Reaping:
     sites: Sequence[Site]
     force: bool = False
     jobs: list[Left] = field(default_factory=list)
+    remains: list[Remains] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._lives = {client.run: client.life() for client in self.clients}
 
     def find(self) -> None:
-        """Ask each provider for the jobs of each run. One that fails is asked no more."""
-        seen = set()
+        """Ask each site for what there is of each run. One that fails is asked no more."""
+        seen = set[tuple[str, str, JobId, str]]()
         for site in self.sites:
             try:
-                for client in self.clients:
-                    found = site.provider.find(client.run)
-                    statuses = site.provider.status(list(found)) if found else {}
-                    for job, name in found.items():
-                        # Several providers of one batch system all know the job.
-                        if (key := (site.kind, client.run, job, name)) not in seen:
-                            seen.add(key)
-                            self.jobs.append(Left(site, client.run, job, name, statuses.get(job)))
+                self._find_jobs(site, seen)
+                self.remains += find_remains(site, [client.run for client in self.clients])
             except WeftError as error:
                 self.troubles.append(f"{site.name} could not be asked: {error}")
 
+    def _find_jobs(self, site: Site, seen: set[tuple[str, str, JobId, str]]) -> None:
+        for client in self.clients:
+            found = site.provider.find(client.run)
+            statuses = site.provider.status(list(found)) if found else {}
+            for job, name in found.items():
+                # Several providers of one batch system all know the job.
+                if (key := (site.kind, client.run, job, name)) not in seen:
+                    seen.add(key)
+                    self.jobs.append(Left(site, client.run, job, name, statuses.get(job)))
+
+    def _found(self) -> list[Left | Remains]:
+        return [*self.jobs, *self.remains]
+
     def removable(self) -> list[Left]:
         """The jobs that may be removed: those of dead runs, or all."""
-        return [job for job in self.jobs if self.force or self._lives[job.run][0] is Life.DEAD]
+        return [job for job in self.jobs if self._may_remove(job.run)]
+
+    def removable_remains(self) -> list[Remains]:
+        """The same of agents and files."""
+        return [each for each in self.remains if self._may_remove(each.run)]
+
+    def _may_remove(self, run: str) -> bool:
+        return self.force or self._lives[run][0] is Life.DEAD
 
     def remove(self, timeout: float) -> None:
-        """Cancel the removable jobs, and watch them go for up to so many seconds."""
+        """End the agents that may be removed, cancel the jobs, watch them go for up to so many seconds, and
+        remove the files of those runs of which no job is left.
+        """
+        # First, for it may ask for further jobs.
+        self._remove_remains([each for each in self.removable_remains() if each.executor is not None])
+        self._cancel_jobs(timeout)
+        kept = {(job.site, job.run) for job in self.jobs if not job.gone}
+        files = [each for each in self.removable_remains() if each.executor is None]
+        self._remove_remains([each for each in files if (each.site, each.run) not in kept])
+
+    def _remove_remains(self, remains: Iterable[Remains]) -> None:
+        for each in remains:
+            try:
+                each.remove()
+            except WeftError as error:
+                self.troubles.append(f"{each.words}: not removed: {error}")
+
+    def _cancel_jobs(self, timeout: float) -> None:
         waiting = []
         for site in self.sites:
             jobs = [job for job in self.removable() if job.site is site]
@@ -161,18 +183,18 @@ class Reaping:
     @property
     def clean(self) -> bool:
         """Whether nothing is left that belongs to no living run, as far as could be found out."""
-        left = [job for job in self.jobs if not job.gone]
-        lives = (self._lives[job.run][0] for job in left)
+        left = [each.run for each in self._found() if not each.gone]
+        lives = (self._lives[run][0] for run in left)
         return not self.troubles and all(life is Life.ALIVE and not self.force for life in lives)
 
     def lines(self) -> Iterator[str]:
         """What was found, for people."""
         for client in self.clients:
-            jobs = [job for job in self.jobs if job.run == client.run]
-            if jobs:
+            found = [each for each in self._found() if each.run == client.run]
+            if found:
                 yield f"run {client.run} is {self._in_words(client)}"
-            for job in jobs:
-                yield f"  {job.line()}"
+            for each in found:
+                yield f"  {each.line()}"
         if not self.jobs:
             yield f"no job is left: {len(self.clients)} runs, {len(self.sites)} providers looked at"
 
@@ -203,4 +225,5 @@ class Reaping:
             "host": client.host,
             "pid": client.pid,
             "jobs": [job.to_json() for job in jobs],
+            "remains": [each.to_json() for each in self.remains if each.run == client.run],
         }

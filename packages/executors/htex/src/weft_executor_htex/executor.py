@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from .agent.durable import Folder
     from .agent.plan import Plan
     from .environment.contract import Report
+    from .agent.remains import AgentRemains
 
 __all__ = ["HighThroughputExecutor"]
 
@@ -329,6 +330,27 @@ class HighThroughputExecutor(BaseExecutor):
             self._session.client.give_up(reason)
             self._session.placement.wake()
 
+    # -- ReapableExecutor -----------------------------------------------------------------------------------
+
+    def find_left(self, run_id: str) -> Sequence[str]:
+        remains = self._remains(run_id)
+        return remains.find() if remains is not None else []
+
+    def end_left(self, run_id: str) -> None:
+        remains = self._remains(run_id)
+        if remains is not None:
+            remains.end()
+
+    def _remains(self, run_id: str) -> AgentRemains | None:
+        channel = self._blocks.provider.channel
+        if self._interchange != "agent" or channel is None:
+            return None
+        from .agent.remains import AgentRemains, owner_of
+
+        return AgentRemains(channel, self._agent, owner_of(run_id, self.label))
+
+    # -- for people -----------------------------------------------------------------------------------------
+
     def status(self) -> dict[str, Any]:
         """Managers, blocks, and queue lengths, as plain data."""
         session = self._session
@@ -377,7 +399,12 @@ class HighThroughputExecutor(BaseExecutor):
         return plan
 
     def _place(
-        self, client: Client, setup: InterchangeSetup, modules: Sequence[str], folder: Folder | None
+        self,
+        client: Client,
+        setup: InterchangeSetup,
+        run_id: str,
+        modules: Sequence[str],
+        folder: Folder | None,
     ) -> Placement:
         if self._interchange == "thread":
             return InterchangeThread(self.label, client, setup, self._selector)
@@ -386,6 +413,7 @@ class HighThroughputExecutor(BaseExecutor):
         if self._interchange == "process":
             return InterchangeStream(self.label, client, setup, self._selector, serve_in_process)
         from .agent.open import agent_opener
+        from .agent.remains import owner_of
 
         channel = self._blocks.provider.channel
         assert channel is not None, "checked when the executor was made"
@@ -395,6 +423,7 @@ class HighThroughputExecutor(BaseExecutor):
             setup,
             client.report,
             modules,
+            owner=owner_of(run_id, self.label),
             label=self.label,
             large=self._large,
             folder=folder,
@@ -445,7 +474,7 @@ class _Session:
         try:
             plan = executor._plan(context, self._report)
             modules = plan.modules if plan is not None else ()
-            self.placement = executor._place(self.client, setup, modules, self._folder)
+            self.placement = executor._place(self.client, setup, context.run_id, modules, self._folder)
             self.placement.start()
         except BaseException:
             self._drop_folder()

@@ -97,7 +97,7 @@ def _begin(
     """The agent, or words for the parent about why there is none."""
     with open(parent, "w", encoding="utf-8") as report:
         try:
-            place.note()
+            place.note(str(said.get("owner", "")))
             return _Agent(place, listener, said, _find_address(InterchangeSetup.load(setup)))
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             report.write(str(error) or type(error).__name__)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from weft_interfaces import Channel, ChannelError, ConfigError, RemoteProcess
+from weft_interfaces import Channel, ChannelError, CommandResult, ConfigError, RemoteProcess
 
 from .bundle import bundle
 
@@ -112,6 +112,14 @@ class AgentHost:
         if not self._start:
             self.prepare()
         return self._channel.open([*self._start, command, run])
+
+    def run(self, command: str, argument: str, timeout: float) -> CommandResult:
+        """Run the agent's file to its end. Raises :class:`ChannelError`, :class:`TimeoutError`, and
+        :class:`ConfigError`.
+        """
+        if not self._start:
+            self.prepare()
+        return self._channel.run([*self._start, command, argument], timeout=timeout)
 
     def forget(self) -> None:
         """Something is wrong there: look before the next command whether the file is still there."""

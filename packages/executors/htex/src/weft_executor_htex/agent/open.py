@@ -23,19 +23,21 @@ def agent_opener(
     report: Report,
     modules: Sequence[str] = (),
     *,
+    owner: str,
     label: str,
     large: int,
     folder: Folder | None = None,
 ) -> Callable[[bytes], Line]:
     """What starts an agent on the channel's host, with this setup; ``report`` is told of its connection.
 
-    modules: what its file holds besides. label, large: the executor's. folder: of a detached run.
+    modules: what its file holds besides. owner: by which ``remains.py`` finds it. label, large: the executor's. folder: of a detached run.
     """
     host = AgentHost(channel, settings.python, settings.directory, modules)
     options: dict[str, float | int | str] = {
         "patience": settings.patience,
         "on_client_loss": settings.on_client_loss,
         "disk": settings.disk,
+        "owner": owner,
     }
     reconnect = float(settings.reconnect)
     if folder is not None:

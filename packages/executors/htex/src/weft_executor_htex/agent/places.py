@@ -14,9 +14,10 @@ import socket
 import stat
 import sys
 import tempfile
+import time
 from typing import Any
 
-__all__ = ["RunPlace"]
+__all__ = ["RunPlace", "places_of"]
 
 _TAIL = 4096
 
@@ -32,7 +33,7 @@ class RunPlace:
         if not run.isalnum():
             raise ValueError(f"{run!r} is no id of a run")
         self.run = run
-        self._records = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "runs")
+        self._records = _records()
         self._record = os.path.join(self._records, run)
         self.about: dict[str, Any] = {}
         with contextlib.suppress(FileNotFoundError, ValueError), open(self._record, encoding="utf-8") as file:
@@ -51,10 +52,15 @@ class RunPlace:
             shutil.rmtree(self.directory, ignore_errors=True)
             raise
 
-    def note(self) -> None:
-        """Write where it is; the calling process is the agent. Raises :class:`OSError`."""
+    def note(self, owner: str = "") -> None:
+        """Write where it is, and whose; the calling process is the agent. Raises :class:`OSError`."""
         os.makedirs(self._records, 0o700, exist_ok=True)
-        self.about = {"directory": self.directory, "host": socket.gethostname(), "pid": os.getpid()}
+        self.about = {
+            "directory": self.directory,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "owner": owner,
+        }
         partial = f"{self._record}.part"
         with open(partial, "w", encoding="utf-8") as file:
             json.dump(self.about, file)
@@ -118,12 +124,27 @@ class RunPlace:
             return False
         return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
 
+    @property
+    def runs(self) -> bool:
+        """Whether the agent runs on this host."""
+        pid = self.about.get("pid")
+        return isinstance(pid, int) and not self.elsewhere and self.run in _command(pid)
+
+    def end(self, timeout: float) -> None:
+        """Have the agent end what it has, and kill it after so many seconds; then nothing is left."""
+        if self.runs:
+            with contextlib.suppress(OSError):
+                os.kill(self.about["pid"], signal.SIGTERM)
+        deadline = time.monotonic() + timeout
+        while self.runs and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.kill()
+
     def kill(self) -> None:
         """End the agent, if it runs here, and remove what is left."""
-        pid = self.about.get("pid")
-        if isinstance(pid, int) and not self.elsewhere and self.run in _command(pid):
+        if self.runs:
             with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(self.about["pid"], signal.SIGKILL)
         if not self.elsewhere:
             self.remove()
 
@@ -136,6 +157,17 @@ class RunPlace:
                 os.unlink(path)
         with contextlib.suppress(OSError):  # others are there
             os.rmdir(self._records)
+
+
+def places_of(owner: str) -> list[RunPlace]:
+    """Those whose agents were started for this owner. Raises :class:`OSError`."""
+    names = os.listdir(_records()) if os.path.isdir(_records()) else []
+    places = [RunPlace(name) for name in sorted(names) if name.isalnum()]
+    return [place for place in places if place.about.get("owner") == owner]
+
+
+def _records() -> str:
+    return os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "runs")
 
 
 def _command(pid: int) -> str:
