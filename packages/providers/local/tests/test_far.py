@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -129,3 +130,36 @@ def test_the_files_of_a_run_go_with_the_parents_that_are_then_empty(channel: Roo
     other.rmdir()
     assert provider.remove_files(spec.directory) == {}
     assert list(channel.here(".").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"environment": {"A B": "x"}}, "'A B' is no name"),
+        ({"environment": {"A": "x\0"}}, "NUL"),
+        ({"id": "a/b"}, "usable as a file name"),
+        ({"name": "a\0"}, "NUL"),
+    ],
+)
+def test_what_no_shell_takes_is_refused(channel: RootedChannel, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        LocalProvider(channel).submit(make_spec("true", **settings))
+    assert list(channel.here(".").iterdir()) == []
+
+
+def test_a_job_knows_its_end_by_the_clock_of_its_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = tmp_path / "bin/date"
+    clock.parent.mkdir()
+    clock.write_text("#!/bin/sh\necho $(($(/bin/date +%s) + 5000))\n")
+    clock.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{clock.parent}:{os.environ['PATH']}")
+    channel = RootedChannel(tmp_path / "far", shown=[clock.parent])
+    provider = LocalProvider(channel)
+    spec = make_spec("sh", "-c", 'echo "$WEFT_JOB_ENDS_AT"', walltime=600.0)
+    status = wait_for(provider, provider.submit(spec), JobState.COMPLETED)
+    assert status.ends_at == pytest.approx(time.time() + 600, abs=60)
+    ends_at = float(channel.here(f"runs/{spec.id}.out").read_text())
+    assert ends_at == pytest.approx(time.time() + 5600, abs=60)
+    channel.close()

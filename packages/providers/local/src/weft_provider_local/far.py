@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import tempfile
@@ -31,6 +32,8 @@ from weft_interfaces import (
 )
 from weft_interfaces.remains import make_directory, read_removal, removal
 
+from .programs import CANCEL, FIND, PREPARE, SCRIPT, START, STATUS
+
 __all__ = ["FarMachine"]
 
 T = TypeVar("T")
@@ -41,79 +44,6 @@ _GRACE = 2.0  # seconds that a job has to end by itself when its walltime is ove
 _AT_ONCE = 50  # jobs in one command
 # What is wrong with the request, not with the moment.
 _WRONG = (FileNotFoundError, PermissionError, NotADirectoryError, FileExistsError)
-
-# The state of a process and the time it was started, of /proc/<pid>/stat; a job is known by both numbers.
-_ALIVE = """\
-alive() {
-  seen=$(sed 's/.*) //' "/proc/${1%%.*}/stat" 2>/dev/null | cut -d' ' -f1,20)
-  case $seen in [ZX]*) return 1;; ?" ${1#*.}") return 0;; *) return 1;; esac
-}
-"""
-_SCRIPT = """\
-#!/bin/sh
-# A block of Weft, on {host}: what it writes is in the files beside this one, how it ended in .exit.
-# Never twice: the first to begin the block has it.
-(set -C; echo "$$.$(sed 's/.*) //' "/proc/$$/stat" | cut -d' ' -f20)" >{base}.job) 2>/dev/null || exit 0
-trap : TERM
-{environment}
-{command}
-echo "$?" >{base}.exit.new && mv -f {base}.exit.new {base}.exit
-# What it left in its group ends with it.
-kill -KILL 0
-"""
-_PREPARE = """\
-command -v "$3" >/dev/null 2>&1 || printf 'weft-missing %s\\n' "$PATH"
-CDPATH= cd -- "$1" || exit 1
-printf 'weft-directory %s\\n' "$PWD"
-if [ -s "./$2.job" ]; then printf 'weft-job %s\\n' "$(cat "./$2.job")"; fi
-"""
-_START = """\
-setsid sh "$1.sh" <"$2" >"$1.out" 2>"$1.err" &
-tries=0
-# Until it is in a group of its own, and has said so.
-while [ ! -s "$1.job" ] && [ "$tries" -lt 200 ]; do sleep 0.02; tries=$((tries + 1)); done
-if [ -s "$1.job" ]; then printf 'weft-job %s\\n' "$(cat "$1.job")"; fi
-"""
-_STATUS = f"""\
-{_ALIVE}
-limit=$1; shift
-while [ $# -gt 1 ]; do
-  job=$1 base=$2 state=ended
-  shift 2
-  if alive "$job"; then state=runs; fi
-  length=$(wc -c <"$base.err" 2>/dev/null) || length=0
-  [ "$length" -le "$limit" ] || length=$limit
-  printf 'weft-status %s %d %s\\n' "$state" "$length" "$(cat "$base.exit" 2>/dev/null)"
-  if [ "$length" -gt 0 ]; then tail -c "$limit" "$base.err" | head -c "$length"; fi
-  printf '\\n'
-  if [ "$state" = ended ]; then rm -f "$base.in"; fi
-done
-"""
-_CANCEL = f"""\
-{_ALIVE}
-signal=$1 patience=$2; shift 2
-for job; do if alive "$job"; then kill -s "$signal" -- "-${{job%%.*}}"; fi; done
-while [ "$patience" -gt 0 ]; do
-  left=
-  for job; do if alive "$job"; then left=yes; fi; done
-  [ -n "$left" ] || exit 0
-  sleep 0.1
-  patience=$((patience - 1))
-done
-for job; do if alive "$job"; then kill -s KILL -- "-${{job%%.*}}"; fi; done
-exit 0
-"""
-_FIND = """\
-for file in $(grep -lzxF -e "WEFT_JOB_TAG=$1" /proc/[0-9]*/environ 2>/dev/null); do
-  pid=${file#/proc/}; pid=${pid%/environ}
-  set -- "$1" $(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null | cut -d' ' -f1,4,20)
-  case ${2-Z} in [ZX]) continue;; esac
-  [ "${3-}" = "$pid" ] && [ "$pid" != "$$" ] || continue
-  name=$(tr '\\0' '\\n' <"$file" | sed -n 's/^WEFT_JOB_NAME=//p')
-  printf 'weft-found %s.%s %s\\n' "$pid" "$4" "$name"
-done
-echo weft-end
-"""
 
 
 @dataclass(slots=True, eq=False)
@@ -146,13 +76,10 @@ class FarMachine:
         return known
 
     def _find_or_start(self, spec: JobSpec) -> JobId:
-        if not spec.id or any(char in spec.id for char in "/\0\n"):
-            raise ConfigError(f"the id of job {spec.name!r} must be usable as a file name, not {spec.id!r}")
-        if not spec.command:
-            raise ConfigError(f"job {spec.name!r} has no command: there is nothing to run")
+        _check(spec)
         what = f"the directory {spec.directory!r} of job {spec.name!r} on {self._channel.host}"
         self._translated(what, lambda: make_directory(self._channel, spec.directory))
-        done = self._sh(what, _PREPARE, spec.directory, spec.id, spec.command[0])
+        done = self._sh(what, PREPARE, spec.directory, spec.id, spec.command[0])
         said = done.stdout.decode(errors="surrogateescape")
         directory = re.search(r"^weft-directory (/.*)$", said, re.MULTILINE)
         if done.exit_status > 1 or directory is None:
@@ -179,18 +106,20 @@ class FarMachine:
             "WEFT_JOB_NAME": spec.name,
             "WEFT_JOB_INPUT": f"{base}.in",
             "WEFT_JOB_DIRECTORY": base.rpartition("/")[0],
-            "WEFT_JOB_ENDS_AT": "" if ends_at is None else repr(ends_at),
         }
-        script = _SCRIPT.format(
+        # By the clock that the job has.
+        walltime = "" if ends_at is None else f"$(($(date +%s) + {math.ceil(spec.shape.walltime or 0)}))"
+        exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+        script = SCRIPT.format(
             host=self._channel.host,
-            environment="\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
+            environment="\n".join([*exports, f'export WEFT_JOB_ENDS_AT="{walltime}"']),
             command=shlex.join(spec.command),
             base=shlex.quote(base),
         )
         what = f"job {spec.name!r} on {self._channel.host}"
         self._put(what, f"{base}.in", spec.input)
         self._put(what, f"{base}.sh", script.encode(errors="surrogateescape"))
-        done = self._sh(what, _START, base, f"{base}.in", environment=variables)
+        done = self._sh(what, START, base, f"{base}.in", environment=variables)
         found = re.search(r"^weft-job (\d+\.\d+)$", done.stdout.decode(errors="replace"), re.MULTILINE)
         if found is None:
             self._sh(what, 'rm -f "$1.sh" "$1.in" "$1.out" "$1.err" "$1.job"', base)
@@ -224,7 +153,7 @@ class FarMachine:
 
     def _look(self, ids: Sequence[JobId]) -> Mapping[JobId, JobStatus]:
         words = [word for job_id in ids for word in (job_id, self._jobs[job_id].base)]
-        done = self._sh("the processes", _STATUS, str(_TAIL), *words)
+        done = self._sh("the processes", STATUS, str(_TAIL), *words)
         found = _read(done.stdout)
         if len(found) != len(ids):
             raise ProviderError(f"the answer of {self._channel.host} is cut short")
@@ -242,10 +171,10 @@ class FarMachine:
         now, trouble = time.time(), ""
         try:
             if job.kill_at is not None and now >= job.kill_at:
-                self._sh("the processes", _CANCEL, "KILL", "0", job_id)
+                self._sh("the processes", CANCEL, "KILL", "0", job_id)
             elif job.why is None and job.ends_at is not None and now >= job.ends_at:
                 job.why, job.kill_at = (JobState.TIMEOUT, "its walltime was over"), now + _GRACE
-                self._sh("the processes", _CANCEL, "TERM", "0", job_id)
+                self._sh("the processes", CANCEL, "TERM", "0", job_id)
         except ProviderError as error:
             trouble = str(error)
         return self._status(job, JobState.RUNNING, trouble)
@@ -281,7 +210,7 @@ class FarMachine:
         for job_id in alive:
             self._jobs[job_id].why = self._jobs[job_id].why or (JobState.CANCELLED, "it was cancelled")
         try:
-            done = self._sh("the processes", _CANCEL, "TERM", str(int(_GRACE * 10)), *alive)
+            done = self._sh("the processes", CANCEL, "TERM", str(int(_GRACE * 10)), *alive)
         except ConfigError as error:
             raise ProviderError(str(error)) from error
         if done.exit_status:
@@ -290,7 +219,7 @@ class FarMachine:
             )
 
     def find(self, tag: str) -> Mapping[JobId, str]:
-        done = self._sh("the processes", _FIND, tag)
+        done = self._sh("the processes", FIND, tag)
         lines = done.stdout.decode(errors="replace").splitlines()
         if "weft-end" not in lines:
             raise ProviderError(f"the processes of {self._channel.host} cannot be looked at")
@@ -326,6 +255,20 @@ class FarMachine:
         except OSError as error:
             wrong = isinstance(error, _WRONG)
             raise (ConfigError if wrong else ProviderError)(f"{what} cannot be used: {error}") from error
+
+
+def _check(spec: JobSpec) -> None:
+    """Raises :class:`ConfigError` for a job that no shell could be asked for."""
+    if not spec.id or any(char in spec.id for char in "/\0\n"):
+        raise ConfigError(f"the id of job {spec.name!r} must be usable as a file name, not {spec.id!r}")
+    if not spec.command:
+        raise ConfigError(f"job {spec.name!r} has no command: there is nothing to run")
+    words = [*spec.command, *spec.environment.values(), spec.directory, spec.tag, spec.name]
+    if any("\0" in word for word in words):
+        raise ConfigError(f"job {spec.name!r}: what it is to run with must not hold NUL bytes")
+    for name in spec.environment:
+        if not name.isidentifier() or not name.isascii():
+            raise ConfigError(f"job {spec.name!r}: {name!r} is no name of an environment variable")
 
 
 def _is_job(job_id: JobId) -> bool:
