@@ -334,7 +334,7 @@ def test_one_that_is_listed_as_killed_is_cancelled_if_we_have_asked_for_it(
     provider.submit(spec)
     if cancelled:
         provider.cancel([ONE])
-    toy.queue(row("failed", spec))
+    toy.queue(row("failed", spec, started="1000", ends="2000"))  # the end is when it ended
     clock.now += 10
     assert provider.status([ONE])[ONE].state is state
 

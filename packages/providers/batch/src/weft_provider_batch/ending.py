@@ -43,7 +43,10 @@ def judge(listed: ListedJob, ending: Ending) -> JobStatus:
 
 def judge_ended(job: Watched, listed: ListedJob, ending: Ending) -> JobStatus:
     """How a job ended that the batch system lists as ended, and that left this."""
-    return judge(_corrected(job, listed), ending)
+    code = listed.exit_code if listed.exit_code is not None else ending.exit_status
+    killed = listed.state is JobState.FAILED and (code is None or code > 128)
+    # Some only say that it was killed, not that we did it.
+    return judge(replace(listed, state=JobState.CANCELLED) if killed and job.cancelled else listed, ending)
 
 
 def judge_vanished(
@@ -55,7 +58,7 @@ def judge_vanished(
     """
     seen = job.seen or known
     if known is not None and known.state.terminal:
-        return judge_ended(job, known, ending)
+        return judge(_corrected(job, known), ending)
     if ending.exit_status is not None:
         return _left(job, seen, ending)
     if not certain:
