@@ -193,6 +193,37 @@ class Site(SshClient):
         """What the user's bash does before each command: print junk, or fail."""
         (self.home / ".bashrc").write_text(script)
 
+    @contextlib.contextmanager
+    def asking(self, kind: str = "key", settings: str = "") -> Iterator[None]:
+        """The login node asks for what another one of KINDS does; settings: further lines for its sshd."""
+        service, before = self.path("/etc/pam.d/sshd"), self.sshd.settings
+        asked = service.read_text()
+        service.write_text(KINDS[kind].pam_service("/etc"))
+        self.sshd.settings = KINDS[kind].settings.format(etc="/etc") + settings + before
+        try:
+            self.sshd.restart()
+            yield
+        finally:
+            service.write_text(asked)
+            self.sshd.settings = before
+            self.sshd.restart()
+
+    def user_processes(self, host: str = "login") -> dict[int, str]:
+        """The commands that USER has there, by their numbers on that host."""
+        listing = ["sh", "-c", f"ps -ww -u {USER} -o pid=,args= || true"]
+        lines = [line.split(None, 1) for line in self.run(listing, host).splitlines()]
+        return {int(words[0]): words[1] for words in lines if len(words) == 2}
+
+    def reboot(self) -> None:
+        """The login node loses all that runs there for USER, its temporary files and its connections, and
+        comes back. The batch system, which elsewhere is on a host of its own, goes on.
+        """
+        self.sshd.stop()
+        while killed := self.user_processes():
+            self.run(["sh", "-c", 'kill -KILL "$@" 2>/dev/null || true', "kill", *map(str, killed)])
+        self.run(["sh", "-c", f"find /tmp /var/tmp /dev/shm -mindepth 1 -user {USER} -delete"])
+        self.sshd.start()
+
     def set_shell(self, path: str) -> None:
         """The login shell of USER from now on, such as ``/bin/tcsh``."""
         passwd = self.path("/etc/passwd")

@@ -7,6 +7,7 @@ import itertools
 import os
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,17 @@ def test_what_ssh_says_becomes_a_cause_and_a_remedy(
     assert type(error) is kind
     assert words in str(error)
     assert "login" in str(error)
+
+
+@pytest.mark.parametrize("shown", ["{key}", "{key}-cert", "{key}-cert.pub"])
+def test_that_a_certificate_has_expired_is_said_where_ssh_says_nothing(
+    tmp_path: Path, keygen: Callable[..., Path], shown: str
+) -> None:
+    key, authority = keygen(tmp_path / "id"), keygen(tmp_path / "authority")
+    sign = ["-s", str(authority), "-I", "a", "-n", "alice", "-V", "20200101:20200102", f"{key}.pub"]
+    subprocess.run(["ssh-keygen", "-q", *sign], check=True, timeout=30)
+    names = (key, shown.format(key=key))
+    offered = [f"debug1: Offering public key: {name} ED25519 SHA256:a explicit" for name in names]
+    error = explain("login", [], [*offered, "alice@login: Permission denied (publickey)."], asked=False)
+    assert f"the certificate {key}-cert.pub does not hold: it expired on 2020-01-02" in str(error)
+    assert str(error).count("it expired") == 1

@@ -24,6 +24,7 @@ from weft_executor_htex import HighThroughputExecutor
 from weft_executor_htex.agent import line as line_module
 from weft_executor_htex.agent.bundle import BOOTSTRAP, bundle, modules
 from weft_executor_htex.agent.install import AgentHost
+from weft_executor_htex.agent.places import RunPlace
 from weft_executor_htex.agent.settings import AgentSettings
 from weft_executor_htex.remote import _Child
 from weft_executor_htex.setup import ManagerSetup
@@ -300,10 +301,10 @@ def _cpu(pid: int) -> float:
 
 
 def test_no_time_is_compared_between_hosts() -> None:
-    """The site's clock may be wrong by an hour: the agent never asks it."""
+    """The site's clock may be wrong by an hour: the agent only tells what it says."""
     for module in modules():
-        if module in ("roster", "agent.fleet"):
-            continue  # one compares what nodes say: all of them are the site's; the other dates an event
+        if module in ("roster", "agent.fleet", "agent.link"):
+            continue  # the first compares what nodes say: all of them are the site's; the others tell the time
         path = Path(line_module.__file__).parents[1] / f"{module.replace('.', '/')}"
         source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
         assert "time.time()" not in source, module
@@ -614,7 +615,8 @@ def test_a_full_disk_is_said_in_words(channel: PipeChannel, recorder: Any, monke
 
     monkeypatch.setattr(channel, "put", put)
     words = _refusal(channel, recorder)
-    assert "No space left on device; if the disk is full, name another directory with Agent" in words
+    assert "No space left on device; it must be writable and have room, or name another directory" in words
+    assert words.count("weft-agent-") == 1
 
 
 def test_what_is_not_what_was_sent_is_sent_again_or_refused(
@@ -631,6 +633,37 @@ def test_what_is_not_what_was_sent_is_sent_again_or_refused(
     file.unlink()
     monkeypatch.setattr(channel, "put", lambda local, remote: Path(remote).write_bytes(b"half of it"))
     assert "is not what was sent there" in _refusal(channel, recorder)
+
+
+def test_runs_that_end_do_not_take_the_place_of_records_from_those_that_begin(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "weft-agent.pyz")])
+    ends = threading.Event()
+
+    def end_others() -> None:
+        while not ends.is_set():
+            RunPlace("b").remove()
+
+    others = threading.Thread(target=end_others)
+    others.start()
+    try:
+        for _ in range(500):
+            RunPlace("a").note()
+            assert RunPlace("a").about["pid"] == os.getpid()
+    finally:
+        ends.set()
+        others.join()
+
+
+def test_without_room_for_its_record_an_agent_says_where_it_was_to_be(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "weft-agent.pyz")])
+    place = RunPlace("a")
+    (tmp_path / "runs").write_text("no directory")
+    with pytest.raises(OSError, match=rf"{tmp_path}/runs: File exists; .*AgentSettings\(directory"):
+        place.note()
 
 
 def test_old_versions_are_removed_after_a_while(channel: PipeChannel) -> None:

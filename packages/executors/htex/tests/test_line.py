@@ -9,8 +9,10 @@ import random
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -257,6 +259,18 @@ def test_nothing_is_said_of_a_connection_that_holds(echo: Echo) -> None:
     assert host.opened == ["start"]
 
 
+@pytest.mark.parametrize(("ahead", "seen"), [(3600.0, 3600.0), (-3600.0, -3600.0), (1.0, 0.0)])
+def test_it_is_known_how_far_the_clock_there_is_ahead(
+    echo: Echo, monkeypatch: Any, ahead: float, seen: float
+) -> None:
+    """Seconds in which a word is on its way are no difference of clocks."""
+    clock = SimpleNamespace(time=lambda: time.time() + ahead, monotonic=time.monotonic)
+    monkeypatch.setattr(link_module, "time", clock)
+    line = connect(Host(lambda: Wire(echo.path, 1 << 40, 1 << 40)))
+    assert abs(line.skew - seen) < 0.9
+    goodbye(line)
+
+
 def test_what_breaks_is_told_in_words(echo: Echo) -> None:
     events: list[Any] = []
     answers: list[Any] = [lambda: Wire(echo.path, 200, 1 << 40), *[fail] * 3]
@@ -425,6 +439,20 @@ def test_an_outbox_whose_disk_is_full_says_so_once_and_loses_nothing() -> None:
     while (part := outbox.next(BLOCK, 1 << 40)) is not None:
         count += len(part[1])
     assert count == 10 * BLOCK
+
+
+def test_an_outbox_whose_disk_was_full_tries_it_again_when_all_has_gone(tmp_path: Path) -> None:
+    trouble: list[OSError] = []
+    outbox = Outbox(0, str(tmp_path / "later"), trouble.append)
+    outbox.append(b"x" * 10 * BLOCK)
+    (tmp_path / "later").mkdir()
+    outbox.append(b"x" * 10 * BLOCK)
+    assert outbox.spilled == 0
+    outbox.confirm(20 * BLOCK)
+    outbox.append(b"x" * 10 * BLOCK)
+    assert outbox.spilled > 5 * BLOCK
+    assert len(trouble) == 1
+    outbox.close()
 
 
 @pytest.mark.parametrize("confirmed", [11, 1 << 60])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from weft_interfaces import ChannelError
 
@@ -117,15 +118,27 @@ def _keys(text: str, log: str) -> str:
     else:
         agent = ""
     tried = (
-        f"these keys were not accepted: {', '.join(dict.fromkeys(offered))}"
+        f"these keys were not accepted: {', '.join(dict.fromkeys(offered))} (does the site know them, have "
+        "they expired?)"
         if offered
         else "there is no key to offer"
     )
-    return "; ".join(filter(None, (agent, tried)))
+    return "; ".join(filter(None, (agent, tried, *_expired(dict.fromkeys(offered)))))
+
+
+def _expired(names: Iterable[str]) -> Iterator[str]:
+    """What is wrong with the certificates among the keys, of which ssh says nothing."""
+    from .keys import expiry, read_public
+
+    paths = [Path(name + ending) for name in names for ending in ("", ".pub", "-cert.pub")]
+    for path in dict.fromkeys(paths):
+        public = read_public(path)
+        if public is not None and (why := expiry(public)):
+            yield f"the certificate {path} does not hold: {why}; have it renewed"
 
 
 def _via(log: str, said: re.Match[str]) -> str:
     """That it is a jump host that could not be reached, when ssh was to go through one."""
     if "stdio forwarding failed" in log or "UNKNOWN port 65535" in log:
-        return "; the way leads through a jump host (ProxyJump): look at each of its stations"
+        return " The way leads through a jump host (ProxyJump): look at each of its stations"
     return ""

@@ -9,9 +9,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -171,7 +173,7 @@ class Connection:
                     self._busy = True
                     break
                 if self._lost is not None and self._not_before > deadline:
-                    raise type(self._lost)(f"{self._lost} (tried again in {pause:.0f} s)")
+                    raise type(self._lost)(*self._lost.args)
                 self._changed.wait(pause)
         try:
             yield transport
@@ -238,11 +240,16 @@ class Connection:
             return connect(destination.hostname, destination.port, destination.connect_timeout)
         except OSError as error:
             where = f"{destination.hostname} port {destination.port}"
-            raise ConnectError(f"{destination}: {where} cannot be reached: {_words(error)}") from error
+            raise ConnectError(
+                f"{destination}: {where} cannot be reached: {_words(error)}{_advice(error)}"
+            ) from error
 
     def _through(self, above: Connection) -> Any:
         destination, jump = self.destination, above.destination
-        transport = above.transport()
+        try:
+            transport = above.transport()
+        except ConnectError as error:
+            raise ConnectError(f"{error} (this is the jump host on the way to {destination})") from error
         target = (destination.hostname, destination.port)
         try:
             return transport.open_channel(
@@ -336,6 +343,17 @@ def _why(transport: paramiko.Transport | None, wire: Wire | None) -> str | None:
     if error is None and transport is not None:
         error = transport.saved_exception
     return None if error is None or isinstance(error, EOFError) else _words(error)
+
+
+def _advice(error: OSError) -> str:
+    """What to look at, where the host could not be reached."""
+    if isinstance(error, ConnectionRefusedError):
+        return ": does its sshd run there?"
+    if isinstance(error, socket.gaierror):
+        return ": is its name spelled right, is the network up?"
+    if isinstance(error, TimeoutError) or error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH):
+        return ": is it up, does a firewall or a missing VPN stand between?"
+    return ""
 
 
 def _words(error: BaseException) -> str:

@@ -136,7 +136,7 @@ class OpenSSHChannel(ShellChannel):
                 f"{trouble}. Nothing is tried again before authenticate() is called"
             ) from trouble
         if (left := self._next - time.monotonic()) > 0:
-            raise type(trouble)(f"{trouble} (tried again in {left:.0f} s)") from trouble
+            raise type(trouble)(f"{trouble} (not tried again for {left:.0f} s)") from trouble
 
     def _forget(self, master: Master) -> None:
         with self._connecting:

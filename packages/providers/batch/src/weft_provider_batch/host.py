@@ -226,8 +226,8 @@ class Host:
             raise ProviderError(f"{what}: {error}") from error
         except OSError as error:
             if isinstance(error, (FileNotFoundError, PermissionError)) or error.errno in _WRONG:
-                raise ConfigError(f"{what} cannot be used: {error}") from error
-            raise ProviderError(f"{what}: {error}") from error
+                raise ConfigError(f"{what} cannot be used: {error.strerror or error}") from error
+            raise ProviderError(f"{what}: {error.strerror or error}") from error
 
 
 def _skew(there: float, begun: float, ended: float) -> float:

@@ -15,7 +15,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import tempfile
 import time
 import traceback
@@ -154,6 +153,7 @@ class _Agent:
             setup.heartbeat_period,
         )
         self._full = False
+        self._untold = ""  # what the disk has said
 
     def run(self) -> None:
         """Serve until the run is over; then nothing is left."""
@@ -184,6 +184,9 @@ class _Agent:
         self._link.tick()
         server.serve(server.wait(patience))
         server.interchange.hold(len(self._link.outbox) > self._most or self._full)
+        if self._untold:
+            server.interchange.trouble(self._untold)
+            self._untold = ""
         if not len(self._link.outbox):
             self._full = False
         if self._keep:
@@ -224,8 +227,13 @@ class _Agent:
         self._link.send(frames)
 
     def _disk_is_full(self, error: OSError) -> None:
-        sys.stderr.write(f"what the client is to get does not fit into {self._place.directory}: {error}\n")
+        """No more is to come. The client is told of it in the next round: now a message to it is half there."""
         self._full = True
+        self._untold = (
+            f"what waits for the client finds no room in {self._place.directory} on {socket.gethostname()} "
+            f"({error.strerror}): no more calls are given out until it has been fetched; set TMPDIR there to a "
+            "directory with more room, for all commands of this user"
+        )
 
 
 def _ignore(number: int, frame: object) -> None:

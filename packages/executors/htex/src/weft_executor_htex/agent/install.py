@@ -17,6 +17,7 @@ __all__ = ["AgentHost"]
 
 _TIMEOUT = 60.0  # seconds for a command there
 _MARK = "weft-agent-answer:"
+_ELSEWHERE = "it must be writable and have room, or name another directory with AgentSettings(directory=...)"
 
 # Runs the code with the first Python that is new enough, and says which ones were not.
 _FIND_PYTHON = """
@@ -57,15 +58,16 @@ try:
         if answer["there"]:
             os.utime(path)
 except OSError as error:
-    answer["error"] = str(error)
+    answer["error"] = "%s: %s" % (error.filename or directory, error.strerror)
 print("\\nMARK" + json.dumps(answer))
 """.replace("MARK", _MARK)
 
 
 class AgentHost:
-    """The host of ``channel``. python: what runs the agent there; the first one that is new enough unless
-    said.
-    directory: where its file is kept, relative to the home directory; ``~/.cache/weft`` unless said.
+    """The host of ``channel``.
+
+    python: what runs the agent there; the first one that is new enough unless said. directory: where its file
+    is kept, relative to the home directory; ``~/.cache/weft`` unless said.
     modules: what the file holds besides.
     """
 
@@ -100,9 +102,8 @@ class AgentHost:
                 answer = self._look()
             if not answer["there"]:
                 raise ChannelError(
-                    f"{answer['path']} on {self.host} is not what was sent there: something changes it, "
-                    f"or the disk is "
-                    "full; name another directory with AgentSettings(directory=...)"
+                    f"{answer['path']} on {self.host} is not what was sent there: something changes it, or "
+                    f"the disk is full; {_ELSEWHERE}"
                 )
             # What the site's PYTHONPATH, or the user's own packages, may have in store is not for the agent.
             self._start = [str(answer["python"]), "-I", "-S", str(answer["path"])]
@@ -159,8 +160,7 @@ class AgentHost:
         found: dict[str, Any] = json.loads(answer.splitlines()[0])
         if "error" in found:
             raise ConfigError(
-                f"the agent's file cannot be kept on {self.host}: {found['error']}: name another "
-                f"directory with AgentSettings(directory=...)",
+                f"the agent's file cannot be kept on {self.host}: {found['error']}; {_ELSEWHERE}",
                 "agent.directory",
             )
         return found
@@ -175,7 +175,10 @@ class AgentHost:
                 self._channel.put(local, path)
             except (ChannelError, OSError) as error:
                 raise ChannelError(
-                    f"the agent's file cannot be sent to {path} on {self.host}: {error}; if the disk is "
-                    f"full, name another "
-                    "directory with AgentSettings(directory=...)"
+                    f"the agent's file cannot be sent to {path} on {self.host}: {_said(error)}; {_ELSEWHERE}"
                 ) from error
+
+
+def _said(error: Exception) -> str:
+    """Without the path, which has been named."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -35,6 +35,7 @@ from .wire import (
     REFUSED,
     WELCOME,
     Piece,
+    read_json,
     read_piece,
     write_json,
     write_piece,
@@ -54,6 +55,7 @@ _TELL = 0.25  # ... and seconds
 _FIRST_DELAY, _LAST_DELAY = 0.2, 15.0  # seconds between two attempts
 _MUTE = 2  # attempts that only the agent's host has answered, before the agent is given up
 _START = 60.0  # seconds in which a command begins to run on the agent's host
+_SKEW = 2.0  # seconds that two clocks may differ, one being read when the word of the other has come
 _JUNK = 1 << 20  # bytes that login scripts may print
 _ROOM = 1.0  # seconds until a file that took no more is tried again
 _MOMENT = 0.1  # seconds in which what had come while this process was not running is read
@@ -73,7 +75,8 @@ class Line:
     options: how the agent is to work, see ``daemon.py``; setup: its interchange. patience: seconds in which a
     connection that was lost may be made again. period, threshold: seconds between signs of life, and without
     one.
-    report: is told what becomes of the connection. reason: why there is no agent any more.
+    report: is told what becomes of the connection. reason: why there is no agent any more. skew: seconds that
+    the agent's clock is ahead of ours; 0 if it may be right.
     streams: where both streams are kept, so that another process can go on with them; nothing that is written
     waits then for what was written before. Each ``write`` must be a whole message.
 
@@ -97,6 +100,7 @@ class Line:
         streams: Streams | None = None,
     ) -> None:
         self.reason = ""
+        self.skew = 0.0
         self.run = run or uuid.uuid4().hex
         self.token = token or uuid.uuid4().hex
         self._host = host
@@ -236,6 +240,7 @@ class Line:
                     pieces = reader.feed(_read_some(process))
             piece = read_piece(pieces[0])
             self._check(piece)
+            self.skew = _skew(piece)
         except AgentGoneError:
             process.close()
             raise
@@ -436,6 +441,12 @@ class Line:
         return b"".join(
             b"".join(pack(write_piece(piece))) for piece in pieces or [Piece(BEAT, 0, self._received)]
         )
+
+
+def _skew(welcome: Piece) -> float:
+    now = time.time()
+    ahead = float(read_json(welcome.frames[0]).get("time", now)) - now
+    return ahead if abs(ahead) > _SKEW else 0.0
 
 
 @contextlib.contextmanager

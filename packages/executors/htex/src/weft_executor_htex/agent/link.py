@@ -159,7 +159,9 @@ class Link:
         if old is not None:
             old.close()
         self.heard_at = time.monotonic()
-        self._say(connection, Piece(WELCOME, 0, self._received, [write_json(**self._about)]))
+        self._say(
+            connection, Piece(WELCOME, 0, self._received, [write_json(**self._about, time=time.time())])
+        )
         self._pump()
 
     def _say(self, connection: Connection, piece: Piece) -> None:

@@ -109,6 +109,8 @@ class Outbox:
         while self._blocks and self._base + BLOCK <= self.confirmed:
             self._drop(self._blocks.popleft())
             self._base += BLOCK
+        if self.confirmed == self.end:
+            self._full = False  # there may be room when it is needed again
 
     def rewind(self, received: int) -> None:
         """A new connection: send from there on what was sent before. Raises :class:`ValueError` when that is

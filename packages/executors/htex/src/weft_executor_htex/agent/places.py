@@ -1,6 +1,5 @@
 """Where an agent has its things on the login node: for each run a directory of temporary files, with its
-socket,
-and beside the agent's file a record that says where that is.
+socket, and beside the agent's file a record that says where that is.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from typing import Any
 __all__ = ["RunPlace", "places_of"]
 
 _TAIL = 4096
+_ATTEMPTS = 20
 
 
 class RunPlace:
-    """The place of one run, which need not be there. ``directory``: of its socket; empty when it is not
-    known.
+    """The place of one run, which need not be there. ``directory``: of its socket; empty when not known.
 
     Raises :class:`ValueError` for what is no id, and :class:`OSError` when nobody can say now where it is.
     """
@@ -41,8 +40,14 @@ class RunPlace:
         self.directory = str(self.about.get("directory", ""))
 
     def make(self) -> socket.socket:
-        """Make it. Returns the socket, on which the agent listens. Raises :class:`OSError`."""
-        self.directory = tempfile.mkdtemp(prefix=f"weft-agent-{self.run[:8]}-")
+        """Make it. Returns the socket on which the agent listens. Raises :class:`OSError`, with the remedy."""
+        try:
+            self.directory = tempfile.mkdtemp(prefix=f"weft-agent-{self.run[:8]}-")
+        except OSError as error:
+            raise OSError(
+                f"there is no directory for its temporary files ({error.strerror or error}): set TMPDIR "
+                "there to one that is writable and has room, for all commands of this user"
+            ) from error
         try:
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(self._socket)
@@ -53,23 +58,36 @@ class RunPlace:
             raise
 
     def note(self, owner: str = "") -> None:
-        """Write where it is, and whose; the calling process is the agent. Raises :class:`OSError`."""
-        os.makedirs(self._records, 0o700, exist_ok=True)
+        """Write where it is, and whose; the calling process is the agent. Raises :class:`OSError`, with the remedy."""
         self.about = {
             "directory": self.directory,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "owner": owner,
         }
-        partial = f"{self._record}.part"
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(self.about, file)
-        os.replace(partial, self._record)
+        try:
+            self._write(f"{self._record}.part")
+        except OSError as error:
+            raise OSError(
+                f"its record cannot be written to {self._records}: {error.strerror}; it must be writable and "
+                "have room, or name another directory with AgentSettings(directory=...)"
+            ) from error
+
+    def _write(self, partial: str) -> None:
+        for attempt in range(_ATTEMPTS):
+            try:
+                os.makedirs(self._records, 0o700, exist_ok=True)
+                with open(partial, "w", encoding="utf-8") as file:
+                    json.dump(self.about, file)
+                os.replace(partial, self._record)
+                return
+            except (FileNotFoundError, FileExistsError):
+                # The last of the other runs has ended, and removed the directory.
+                if attempt == _ATTEMPTS - 1:
+                    raise
 
     def connect(self) -> socket.socket | None:
-        """A connection with the agent, None if there is none. What it has left, if it was killed, is
-        removed.
-        """
+        """A connection with the agent, None if there is none."""
         if not self._is_mine():
             return None
         connection = socket.socket(socket.AF_UNIX)
@@ -86,9 +104,8 @@ class RunPlace:
         host = self.about.get("host", here)
         if host != here:
             return (
-                f"it runs on {host}, and this connection leads to {here}: name {host} instead of the "
-                f"address that "
-                "stands for several login nodes"
+                f"it runs on {host}, and this connection leads to {here}: name {host} instead of the address "
+                "that stands for several login nodes"
             )
         log = self.log_tail()
         return "it has ended" + (f"; the end of its log:\n{log}" if log else "")
