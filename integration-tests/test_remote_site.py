@@ -30,6 +30,8 @@ pytestmark = [pytest.mark.once, pytest.mark.timeout(120)]
 both = pytest.mark.parametrize("kind", ["ssh", "openssh"])
 HOUR = 3600.0
 CACHE = ".cache/weft"
+IN_MEMORY = 8 << 20  # bytes of results that the agent has without any file
+TASKS, SIZE = 150, 300_000
 
 
 @pytest.fixture
@@ -181,7 +183,7 @@ def test_a_jump_host_that_is_down_is_named(visit: Visit, kind: str) -> None:
 @pytest.fixture
 def cacheless(visit: Visit) -> None:
     """The site has never had an agent."""
-    visit.site.run(["rm", "-rf", f"/home/alice/{CACHE}"])
+    visit.site.run(["rm", "-rf", "/home/alice/.cache"])
 
 
 @pytest.mark.usefixtures("cacheless")
@@ -199,7 +201,16 @@ def test_a_disk_that_is_full_when_the_agent_is_sent_is_named(visit: Visit, kind:
 def test_a_home_that_is_not_writable_is_named(visit: Visit, kind: str) -> None:
     with visit.site.unwritable_home():
         said, seconds = visit.refused(visit.channel(kind), "login", "Permission denied", "/home/alice/.cache")
-        visit.tell(f"home not writable, {kind}", said, seconds)
+        visit.tell(f"home not writable, for the agent's file, {kind}", said, seconds)
+
+
+def test_a_home_that_is_not_writable_for_jobs_is_named(visit: Visit) -> None:
+    visit.site.run(["rm", "-rf", "/home/alice/.weft"])
+    channel = visit.channel("openssh", environment={"XDG_CACHE_HOME": "/scratch/cache"})
+    with visit.site.unwritable_home():
+        said, seconds = visit.refused(channel, "login", "Permission denied", ".weft")
+    visit.site.run(["rm", "-rf", "/scratch/cache"])
+    visit.tell("home not writable, for the job's directory", said, seconds)
 
 
 def test_a_disk_that_is_full_when_an_agent_begins_is_named(visit: Visit) -> None:
@@ -234,16 +245,17 @@ def test_results_that_find_no_room_wait_in_memory_and_no_more_tasks_begin(visit:
         with visit.run(visit.channel("openssh"), heartbeat_period=0.5, heartbeat_threshold=3):
             visit.collect(visit.submit(1))
             with visit.site.full_home():
-                futures = visit.submit(120, 0.01, 300_000)
+                futures = visit.submit(TASKS, 0.01, SIZE)
+                wait_until("they have arrived", lambda: len(visit.begun()) > 2, BOUND)
                 sshd.cut()
                 sshd.stop()
-                wait_until("no more begin", Steady(visit), BOUND)
+                wait_until("no more begin", Steady(visit, IN_MEMORY // SIZE), BOUND)
                 begun = len(visit.begun())
             sshd.start()
             back = time.monotonic()
             said, seconds = since(visit, back, "interchange.trouble", "No space left")
             visit.collect(futures)
-        assert 20 < begun < 100
+        assert begun < TASKS
     finally:
         if not sshd.sessions():
             sshd.restart()
@@ -253,16 +265,17 @@ def test_results_that_find_no_room_wait_in_memory_and_no_more_tasks_begin(visit:
 
 
 class Steady:
-    """Whether no task has begun for a second."""
+    """Whether no task has begun for a second, after the first so many."""
 
-    def __init__(self, visit: Visit) -> None:
-        self._visit, self._begun, self._at = visit, 0, time.monotonic()
+    def __init__(self, visit: Visit, first: int) -> None:
+        self._visit, self._first = visit, first
+        self._begun, self._at = 0, time.monotonic()
 
     def __call__(self) -> bool:
         begun = len(self._visit.begun())
         if begun != self._begun:
             self._begun, self._at = begun, time.monotonic()
-        return time.monotonic() - self._at > 1.0
+        return begun > self._first and time.monotonic() - self._at > 1.0
 
 
 @pytest.mark.parametrize(
@@ -296,6 +309,19 @@ def test_without_any_directory_for_temporary_files_the_agent_says_so(visit: Visi
     visit.tell("no directory for temporary files on the login node", said, seconds)
 
 
+def test_nodes_without_any_directory_for_temporary_files_are_named_once(visit: Visit) -> None:
+    places, nodes = ["/tmp", "/var/tmp"], [host.name for host in visit.site.nodes]
+    for node in nodes:
+        visit.site.run(["rm", "-rf", "/tmp/weft-1500"], node)  # of earlier runs
+        visit.site.run(["chmod", "755", *places], node)
+    try:
+        said, seconds = visit.refused(visit.channel("ssh"), "on c1: ", "/tmp is not writable", "set scratch=")
+    finally:
+        for node in nodes:
+            visit.site.run(["chmod", "1777", *places], node)
+    visit.tell("no directory for temporary files on the compute nodes", said, seconds)
+
+
 # -- what is there ------------------------------------------------------------------------------------------
 
 
@@ -319,28 +345,28 @@ def test_other_versions_of_the_agent_are_left_alone_and_a_damaged_one_is_replace
     )
 
 
-@pytest.mark.parametrize(("age", "step"), [("newer", -1), ("older", 1)])
-def test_a_client_of_another_version_is_refused_in_words_and_the_run_goes_on(
-    visit: Visit, age: str, step: int, monkeypatch: pytest.MonkeyPatch
+def test_clients_of_other_versions_are_refused_in_words_and_the_run_goes_on(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    channel = visit.channel("ssh")
-    with visit.run(channel) as run:
+    said: dict[str, tuple[str, float]] = {}
+    with visit.run(visit.channel("ssh")) as run:
         futures = visit.submit(4, 0.2)
         ours = run.executors["htex"]._session.placement._process  # type: ignore[attr-defined]
         host = AgentHost(visit.channel("openssh"))
-        begun = time.monotonic()
+        host.prepare()
         settings: dict[str, Any] = {"patience": 10.0, "period": 1.0, "threshold": 10.0}
         settings |= {"token": ours.token, "run": ours.run, "report": lambda kind, **_: None}
-        monkeypatch.setattr(line_module, "AGENT_PROTOCOL", AGENT_PROTOCOL + step)
-        with pytest.raises(weft.WeftError) as caught:
-            Line(host, b"", {}, **settings)
-        monkeypatch.undo()
-        seconds = time.monotonic() - begun
-        said = str(caught.value)
-        assert "speaks protocol" in said
+        for age, step in (("newer", -1), ("older", 1)):
+            begun = time.monotonic()
+            with monkeypatch.context() as patch:
+                patch.setattr(line_module, "AGENT_PROTOCOL", AGENT_PROTOCOL + step)
+                with pytest.raises(weft.WeftError, match="speaks protocol") as caught:
+                    Line(host, b"", {}, **settings)
+            said[age] = str(caught.value), time.monotonic() - begun
         visit.collect(futures)
     assert "connection.lost" not in visit.events.kinds()
-    visit.tell(f"agent that runs is {age} than the client", said, seconds)
+    for age, (words, seconds) in said.items():
+        visit.tell(f"agent that runs is {age} than the client", words, seconds)
 
 
 OTHER = """
@@ -394,17 +420,16 @@ def test_two_runs_of_a_user_at_once_do_not_disturb_each_other(visit: Visit, tmp_
     visit.tell("two runs of the same user at once", "nothing", seconds)
 
 
-@both
-def test_a_startup_file_that_prints_stops_nothing(visit: Visit, kind: str) -> None:
+def test_a_startup_file_that_prints_stops_nothing(visit: Visit) -> None:
     visit.site.set_startup("echo junk; echo '{\"there\": true}'; echo more junk >&2; false; cd /\n")
     begun = time.monotonic()
     try:
-        with visit.run(visit.channel(kind)):
+        with visit.run(visit.channel("openssh")):
             visit.collect(visit.submit(8))
             seconds = time.monotonic() - begun
     finally:
         visit.site.set_startup("")
-    visit.tell(f"~/.bashrc prints junk, {kind}", "nothing", seconds)
+    visit.tell("~/.bashrc prints junk", "nothing", seconds)
 
 
 @both
@@ -483,7 +508,7 @@ def test_clocks_of_the_site_that_are_wrong_by_an_hour_end_no_block(
 def test_a_login_node_that_is_rebooted_costs_what_was_under_way_another_try(visit: Visit, kind: str) -> None:
     with visit.run(visit.channel(kind), blocks=2, heartbeat_period=0.5, heartbeat_threshold=5):
         visit.collect(visit.submit(4))
-        futures = visit.submit(8, 1.0)
+        futures = visit.submit(8, 0.5)
         wait_until("some have begun", lambda: len(visit.begun()) > 5, BOUND)
         begun = time.monotonic()
         visit.site.reboot()

@@ -28,8 +28,8 @@ BOUND = 60.0  # seconds for anything
 _SETTLE = 15.0  # seconds in which what was told to end ends
 _REPEATED = 7  # words that a message must not say twice
 
-# What USER has on a host, but for what is kept from run to run: what was sent, and the files of jobs. $1 is not
-# the site's, and a program that sets clocks has files of its own.
+# What USER has on a host, but for what is kept from run to run: what was sent, and the files of jobs. $1 is
+# not the site's, and what sets clocks has files of its own.
 _FILES = f"""
 kept="-path $1 -o -path /home/{USER}/.ssh -o -path /home/{USER}/.bashrc -o -path /home/{USER}/.weft"
 kept="$kept -o -path */weft/environments -o -name weft-agent-*.pyz -o -path /tmp/weft-1500"
@@ -96,12 +96,12 @@ class Visit:
     def channel(
         self, kind: str, name: str = "login", *, key: str = "id", options: Sequence[str] = (), **settings: Any
     ) -> Channel:
-        """One of a kind, ``ssh`` or ``openssh``: options are for the latter, settings for the former."""
+        """One of a kind, ``ssh`` or ``openssh``. options: of the latter's ``ssh``."""
         config = str(self.site.config_with(key))
         channel: Channel = (
             weft.SSHChannel(name, config=config, **settings)
             if kind == "ssh"
-            else weft.OpenSSHChannel(name, ["-F", config, *options])
+            else weft.OpenSSHChannel(name, ["-F", config, *options], **settings)
         )
         self._channels.append(channel)
         return channel
@@ -151,7 +151,7 @@ class Visit:
         return [int(word) for word in path.read_text().split()] if path.exists() else []
 
     def refused(self, channel: Channel, *words: str, **settings: Any) -> tuple[str, float]:
-        """What a run says that does not begin, and after how many seconds. It has these words."""
+        """What a run says that runs nothing, and after how many seconds. It has these words."""
         begun = time.monotonic()
         with pytest.raises(weft.WeftError) as caught, self.run(channel, **settings):
             self.collect(self.submit(1))
@@ -159,7 +159,8 @@ class Visit:
         said = str(caught.value)
         for each in words:
             assert each in said, f"{each!r} is not in: {said}"
-        assert self._given == [], "it has begun"
+        assert self.begun() == []
+        self._given.clear()
         return said, seconds
 
     # -- what became of it ----------------------------------------------------------------------------------

@@ -255,6 +255,23 @@ def test_blocks_that_are_refused_together_are_tried_again_together(make: MakeRig
     assert len(rig.scaler.view()[0].jobs) == 3
 
 
+def test_what_blocks_that_ended_alike_have_left_is_said_once(make: MakeRig) -> None:
+    rig = make(max=1)
+    rig.submit(1)
+    for number in range(1, 20):
+        rig.tick(10)
+        for job, status in rig.provider.status(list(rig.provider.specs)).items():
+            if not status.state.terminal:
+                rig.provider.start(job)
+                rig.provider.end(
+                    job, JobState.FAILED, "odd" if number == 2 else "no python", 127, "not found"
+                )
+    (reason,) = rig.executor.hopeless
+    lines = reason.splitlines()
+    assert lines[1] == "block run1-htex-1 and run1-htex-3: failed, exit code 127: no python"
+    assert reason.count("no python") == reason.count("odd") == 1
+
+
 def test_blocks_that_are_refused_for_good_end_together(make: MakeRig) -> None:
     rig = make(init=3, max=3, provider_type=Arrays)
     rig.provider.error = ConfigError("no such partition")
@@ -262,7 +279,7 @@ def test_blocks_that_are_refused_for_good_end_together(make: MakeRig) -> None:
     assert rig.provider.arrays == [["1", "2", "3"]]
     assert len(rig.executor.ended) == 3
     (reason,) = rig.executor.hopeless
-    assert reason.startswith("3 blocks, run1-htex-1 to run1-htex-3, were refused for good")
+    assert reason == "3 blocks, run1-htex-1 to run1-htex-3, were refused for good: no such partition"
 
 
 def test_the_job_is_what_launcher_and_executor_say(make: MakeRig) -> None:

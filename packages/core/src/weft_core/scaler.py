@@ -31,7 +31,7 @@ import shlex
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -355,11 +355,10 @@ class Scaler:
     def _count_failure(self, block: _Block, status: JobStatus, now: float) -> None:
         fleet = block.fleet
         fleet.failures += 1
-        fleet.endings.append(f"block {block.id}: {_ending(status)}")
+        fleet.endings.append((block.id, _ending(status)))
         if fleet.failures >= self._limits.failures:
             fleet.pause_trials(now)
-            headline = f"{fleet.failures} blocks in a row ended before they were of use; the last of them:"
-            self._stop(fleet, "\n".join([headline, *fleet.endings]))
+            self._stop(fleet, _in_a_row(fleet.failures, fleet.endings))
 
     # -- one executor ---------------------------------------------------------------------------------------
 
@@ -508,7 +507,7 @@ class Scaler:
             for block in blocks:
                 self._tell("block.requested", block, reason=fleet.decision, nodes=fleet.settings.nodes)
         elif isinstance(refusal, InputError):
-            self._stop(fleet, f"{what} {was} refused for good: {_words(refusal)}", final=True)
+            self._stop(fleet, f"{what} {was} refused for good: {refusal}", final=True)
         else:
             self._refused(fleet, blocks, _words(refusal))
 
@@ -773,7 +772,7 @@ class _Fleet:
         self.final = self.told = False
         self.errors = 0
         self.error = ""
-        self.endings: deque[str] = deque(maxlen=limits.failures)
+        self.endings: deque[tuple[str, str]] = deque(maxlen=limits.failures)
         self.submit_at = -math.inf
         self.refusals = 0
         self.refused_since: float | None = None
@@ -988,6 +987,15 @@ def _ending(status: JobStatus) -> str:
     reason = f": {status.reason}" if status.reason else ""
     tail = "\n".join(status.stderr_tail.strip().splitlines()[-_TAIL_LINES:])
     return f"{status.state.value}{code}{reason}" + (f"\nthe end of its stderr:\n{tail}" if tail else "")
+
+
+def _in_a_row(count: int, endings: Iterable[tuple[str, str]]) -> str:
+    """Why nothing more is asked for; what several blocks have left is said once."""
+    blocks: dict[str, list[str]] = {}
+    for block, words in endings:
+        blocks.setdefault(words, []).append(block)
+    headline = f"{count} blocks in a row ended before they were of use; the last of them:"
+    return "\n".join([headline, *(f"block {' and '.join(ids)}: {words}" for words, ids in blocks.items())])
 
 
 def _diagnosis(block: _Block, now: float) -> str:

@@ -26,7 +26,8 @@ __all__ = ["SSHChannel"]
 class SSHChannel(ShellChannel):
     """Commands and files on a host behind SSH, over one connection, which is made when it is first needed.
 
-    What is not said here comes from ``config``, the user's ``~/.ssh/config``, and the system's, as for ``ssh``.
+    What is not said here comes from ``config``, the user's ``~/.ssh/config``, and the system's file, as for
+    ``ssh``.
 
     host: its name there or in the network, also as ``user@host:port``. key_filename: a private key, or
     several. jump: hosts on the way, the nearest first, each ``user@host:port``; the first may be another

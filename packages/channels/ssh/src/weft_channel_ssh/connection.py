@@ -72,8 +72,8 @@ class Connection:
         self.last_session = float("-inf")  # when one was closed, by time.monotonic()
         self._transport: paramiko.Transport | None = None
         self._wire: Wire | None = None
-        self._busy = False
-        self._closed = False
+        self._busy = self._closed = False
+        self._was_made = False  # once
         self._refusal: AuthenticationNeededError | None = None
         self._lost: ChannelError | None = None
         self._failures, self._not_before = 0, 0.0
@@ -103,7 +103,8 @@ class Connection:
 
         Waits while another thread makes it, also when that asks a person. Raises :class:`HostKeyError`,
         :class:`~weft_interfaces.AuthenticationNeededError` (at once, until somebody authenticates) or
-        :class:`ConnectError`, after attempts for some seconds.
+        :class:`ConnectError`, after attempts for some seconds, or at once where nobody listens and nobody was
+        there before.
         """
         self._after_fork()
         deadline = time.monotonic() + _PATIENCE
@@ -113,8 +114,9 @@ class Connection:
                     return transport
                 try:
                     return self._attempt()
-                except ConnectError:
-                    if time.monotonic() >= deadline:
+                except ConnectError as error:
+                    in_vain = not self._was_made and _nobody_listens(error)
+                    if in_vain or time.monotonic() >= deadline:
                         raise
 
     def authenticate(self) -> None:
@@ -197,7 +199,7 @@ class Connection:
             self._failures += 1
             self._lost, self._not_before = error, time.monotonic() + pause
             raise
-        self._failures = 0
+        self._failures, self._was_made = 0, True
         self._made()
         return transport
 
@@ -343,6 +345,15 @@ def _why(transport: paramiko.Transport | None, wire: Wire | None) -> str | None:
     if error is None and transport is not None:
         error = transport.saved_exception
     return None if error is None or isinstance(error, EOFError) else _words(error)
+
+
+def _nobody_listens(error: BaseException | None) -> bool:
+    """Whether the name, or the port, leads nowhere, on whatever host of the way."""
+    while error is not None:
+        if isinstance(error, ConnectionRefusedError | socket.gaierror):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _advice(error: OSError) -> str:

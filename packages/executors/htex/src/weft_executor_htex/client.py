@@ -224,7 +224,7 @@ class Client:
             if len(self._entries) > len(self._begun):
                 self._messages.append(GiveBack())
             self._reporting += 1
-        message = f"executor {self._label!r} has no block and none will come: {reason}"
+        message = f"executor {self._label!r} gets no block: {reason}"
         self._report([Outcome(entry.id, None, NoBlocksError(message)) for entry in waiting])
 
     def introduce(self, introduction: Callable[[], Message | None]) -> None:

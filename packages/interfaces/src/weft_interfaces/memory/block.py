@@ -153,7 +153,7 @@ class InMemoryBlockExecutor(ManualExecutor):
         with self._changed:
             self._hopeless = reason
             waiting = [call_id for call_id in self._held if call_id not in self._places]
-        error = f"executor {self.label!r} has no block and none will come: {reason}"
+        error = f"executor {self.label!r} gets no block: {reason}"
         self._end_all(waiting, lambda: NoBlocksError(error))
 
     def shutdown(self, *, cancel: bool = False, timeout: float = 10.0) -> list[str]:

@@ -227,12 +227,12 @@ class _Agent:
         self._link.send(frames)
 
     def _disk_is_full(self, error: OSError) -> None:
-        """No more is to come. The client is told of it in the next round: now a message to it is half there."""
+        """No more is to come. The client is told in the next round: now a message to it is half there."""
         self._full = True
         self._untold = (
             f"what waits for the client finds no room in {self._place.directory} on {socket.gethostname()} "
-            f"({error.strerror}): no more calls are given out until it has been fetched; set TMPDIR there to a "
-            "directory with more room, for all commands of this user"
+            f"({error.strerror}): no more calls are given out until it has been fetched; set TMPDIR there to "
+            "a directory with more room, for all commands of this user"
         )
 
 

@@ -40,7 +40,7 @@ class RunPlace:
         self.directory = str(self.about.get("directory", ""))
 
     def make(self) -> socket.socket:
-        """Make it. Returns the socket on which the agent listens. Raises :class:`OSError`, with the remedy."""
+        """Make it. Returns the socket on which the agent listens. Raises :class:`OSError` with the remedy."""
         try:
             self.directory = tempfile.mkdtemp(prefix=f"weft-agent-{self.run[:8]}-")
         except OSError as error:

@@ -94,7 +94,7 @@ choose() {
   for directory in /tmp "${TMPDIR:-}" /var/tmp; do
     [ -n "$directory" ] || continue
     usable "$directory" && return
-    reasons="$reasons; $why"
+    case "$reasons;" in *"; $why;"*) ;; *) reasons="$reasons; $why" ;; esac
   done
   fail "there is no directory to unpack it in${reasons}: set scratch= of the executor to one on the node's own disk"
 }
