@@ -35,6 +35,34 @@ def weft_command(start: Callable[..., Any], tmp_path: Path) -> Callable[..., Any
     return run
 
 
+def test_what_keeps_a_run_from_its_begin_is_said_once_and_beside_the_scripts_own_line(
+    weft_command: Any,
+) -> None:
+    script = """
+import weft
+with weft.SSHChannel("127.0.0.1", port=1, config=None) as channel:
+    pass
+"""
+    program = weft_command("run", "script.py", script=script)
+    assert program.status == 1
+    assert program.err.count("cannot be reached: Connection refused") == 1
+    assert program.err.count("  File ") == 1
+    assert 'script.py", line 3, in <module>' in program.err
+
+
+def test_what_a_script_raises_itself_is_shown_whole(weft_command: Any) -> None:
+    script = """
+import weft
+try:
+    1 / 0
+except ZeroDivisionError as error:
+    raise weft.ChannelError("lost") from error
+"""
+    program = weft_command("run", "script.py", script=script)
+    assert "ZeroDivisionError" in program.err
+    assert program.err.endswith("ChannelError: lost\n")
+
+
 def test_version_and_help(weft_command: Any) -> None:
     assert weft_command("--version").out == f"weft {__version__}\n"
     assert "config" in weft_command("--help").out

@@ -11,6 +11,8 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import TracebackType
 
+from weft_interfaces import ConfigError, TransientError, WeftError
+
 __all__ = ["run_script"]
 
 
@@ -61,7 +63,26 @@ def _status(error: BaseException | None) -> int:
             return error.code or 0
         print(error.code, file=sys.stderr)
         return 1
+    if isinstance(error, ConfigError | TransientError):
+        _shorten(error)
     sys.excepthook(type(error), error, error.__traceback__)
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT
     return 1
+
+
+def _shorten(error: WeftError) -> None:
+    """Where we have raised it, such an error says all in its own words: what it comes from would say it again,
+    and no line of our code has to do with it.
+    """
+    last, following = None, error.__traceback__
+    while following is not None and not _is_ours(following):
+        last, following = following, following.tb_next
+    if last is None or following is None:
+        return
+    last.tb_next = None
+    error.__cause__, error.__suppress_context__ = None, True
+
+
+def _is_ours(traceback: TracebackType) -> bool:
+    return str(traceback.tb_frame.f_globals.get("__name__")).partition(".")[0].startswith("weft")
