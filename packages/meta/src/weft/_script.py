@@ -72,8 +72,8 @@ def _status(error: BaseException | None) -> int:
 
 
 def _shorten(error: WeftError) -> None:
-    """Where we have raised it, such an error says all in its own words: what it comes from would say it again,
-    and no line of our code has to do with it.
+    """Where we have raised it, such an error says all in its own words: what it comes from would say it
+    again, and no line of our code has to do with it.
     """
     last, following = None, error.__traceback__
     while following is not None and not _is_ours(following):
