@@ -74,8 +74,7 @@ class Echo:
 
     def _run(self) -> None:
         while not self._stopped and not self.link.ended:
-            self.link.tick()
-            for key, mask in self.loop.selector.select(0.02):
+            for key, mask in self.loop.selector.select(min(0.02, self.link.tick())):
                 key.data(mask)
         self.link.close()
         self.listener.close()
@@ -375,6 +374,111 @@ def test_the_last_who_comes_is_the_client(echo: Echo) -> None:
     first._left_in = 0  # at the next byte
     assert exchange(line, [b"b", b"c"]) == [b"b", b"c"]
     goodbye(line)
+
+
+# -- the agent's end of it ----------------------------------------------------------------------------------
+
+
+class Agent:
+    """A link without a loop of its own, and the client that it has."""
+
+    def __init__(self, path: Path) -> None:
+        self.loop = Loop()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path / "agent"))
+        listener.listen(16)
+        self._listener = listener
+        loop: Any = self.loop
+        self.link = Link(loop, listener, {}, "secret", Outbox(0), lambda frames: None, 3600.0)
+        self._client = socket.socket(socket.AF_UNIX)
+        self._client.connect(str(path / "agent"))
+        self._client.setblocking(False)
+        self._reader = StreamReader()
+        self.say(Piece(b"H", 0, 0, [b'{"protocol": 1, "token": "secret"}', b""]))
+        assert [piece.kind for piece in self.pieces()] == [b"W", b"B"]
+
+    def say(self, piece: Piece) -> None:
+        """Have the link hear this of its client."""
+        self._client.sendall(b"".join(map(bytes, pack(write_piece(piece)))))
+        while ready := self.loop.selector.select(0):
+            for key, mask in ready:
+                key.data(mask)
+
+    def send(self, data: bytes) -> None:
+        """A message of so many bytes on the stream."""
+        self.link.send([data[16:]])
+
+    def pieces(self) -> list[Piece]:
+        """What a tick sends."""
+        self.due = self.link.tick()
+        came: list[Piece] = []
+        with contextlib.suppress(BlockingIOError):
+            while data := self._client.recv(1 << 20):
+                came += map(read_piece, self._reader.feed(data))
+        return came
+
+    def close(self) -> None:
+        self.link.close()
+        for each in (self._client, self._listener, self.loop.selector):
+            each.close()
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    agent = Agent(tmp_path)
+    yield agent
+    agent.close()
+
+
+def test_small_messages_are_gathered_while_others_are_on_their_way(agent: Agent, monkeypatch: Any) -> None:
+    monkeypatch.setattr(link_module, "_GATHER", 600.0)
+    agent.send(bytes(100))
+    assert [piece.position for piece in agent.pieces()] == [0], "the first one waits for nothing"
+    for _ in range(3):
+        agent.send(bytes(100))
+        assert agent.pieces() == []
+        assert 590 < agent.due < 600
+    agent.say(Piece(b"B", 0, 100))
+    assert [(piece.position, len(piece.frames[0])) for piece in agent.pieces()] == [(100, 300)]
+    assert agent.due > 600
+
+
+def test_small_messages_are_gathered_for_a_moment_only(agent: Agent, monkeypatch: Any) -> None:
+    monkeypatch.setattr(link_module, "_GATHER", 0.0)
+    for position in (0, 100, 200):
+        agent.send(bytes(100))
+        assert [piece.position for piece in agent.pieces()] == [position]
+
+
+def test_much_is_not_gathered(agent: Agent, monkeypatch: Any) -> None:
+    monkeypatch.setattr(link_module, "_GATHER", 600.0)
+    for position in (0, BLOCK):
+        agent.send(bytes(BLOCK))
+        assert [piece.position for piece in agent.pieces()] == [position]
+
+
+def test_nobody_waits_for_room_on_the_way(agent: Agent, monkeypatch: Any) -> None:
+    """A connection that takes no more costs the agent no time."""
+    monkeypatch.setattr(link_module, "_WINDOW", BLOCK)
+    agent.send(bytes(2 * BLOCK))
+    assert [len(piece.frames[0]) for piece in agent.pieces()] == [BLOCK]
+    assert agent.pieces() == []
+    assert agent.due > 600
+    agent.say(Piece(b"B", 0, BLOCK))
+    assert [len(piece.frames[0]) for piece in agent.pieces()] == [BLOCK]
+
+
+def test_what_has_come_is_told_with_what_is_sent_or_after_a_moment(agent: Agent, monkeypatch: Any) -> None:
+    (message,) = pack([b"x" * 84])
+    agent.say(Piece(b"D", 0, 0, [message]))
+    assert agent.pieces() == []
+    assert 0 < agent.due <= 0.25
+    agent.send(bytes(100))
+    assert [(piece.kind, piece.received) for piece in agent.pieces()] == [(b"D", 100)]
+    assert agent.due > 600
+    monkeypatch.setattr(link_module, "_TELL", 0.0)
+    agent.say(Piece(b"D", 100, 100, [message]))
+    assert [(piece.kind, piece.received) for piece in agent.pieces()] == [(b"B", 200)]
 
 
 # -- what it is made of -------------------------------------------------------------------------------------

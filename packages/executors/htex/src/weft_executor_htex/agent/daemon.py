@@ -181,7 +181,7 @@ class _Agent:
     def _round(self) -> None:
         server = self._service.server
         patience = min(server.prepare(), self._service.tell())
-        self._link.tick()
+        patience = min(patience, self._link.tick())
         server.serve(server.wait(patience))
         server.interchange.hold(len(self._link.outbox) > self._most or self._full)
         if self._untold:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import math
 import socket
 import sys
 import time
@@ -34,6 +35,8 @@ __all__ = ["Link"]
 _WINDOW = 8 << 20  # bytes on their way at most ...
 _PIECE = BLOCK  # ... in pieces of so many: what a connection has to carry whole
 _OWED = 1 << 18  # bytes that have come after which the client is told at once
+_TELL = 0.25  # ... or after so many seconds, if nothing else was said to it
+_GATHER = 0.002  # seconds for which small messages are gathered, while others are on their way
 
 
 class Link:
@@ -64,7 +67,8 @@ class Link:
         self._token = token
         self._deliver = deliver
         self._period = period
-        self._beat_at = 0.0
+        self._beat_at = self._pumped_at = 0.0
+        self._tell_at = math.inf  # when to say what has come
         self._reader = StreamReader()
         self._received = self._told = 0
         self._client: Connection | None = None
@@ -78,20 +82,45 @@ class Link:
         return self._client is not None
 
     def send(self, frames: list[Frame]) -> None:
-        """Send a message, now or when there is a connection."""
+        """Send a message with the next :meth:`tick`, or when there is a connection."""
         for part in pack(frames):
             self.outbox.append(part)
-        self._pump()
 
-    def tick(self) -> None:
-        """Say that the agent is there, and what has come."""
+    def tick(self) -> float:
+        """Send what there is to send, say that the agent is there, and what has come. Returns the seconds
+        after which the next tick is due at the latest.
+
+        What follows upon something that has not been confirmed waits for a moment, unless there is much of
+        it: one packet costs the client what dozens of results do.
+        """
+        client = self._client
+        if client is None:
+            return math.inf
         now = time.monotonic()
-        if self._client is not None and (now >= self._beat_at or self._received != self._told):
-            self._say(self._client, Piece(BEAT, 0, self._received))
+        if self._is_urgent(now):
+            self._pump()
+        if now >= min(self._beat_at, self._tell_at):
+            self._say(client, Piece(BEAT, 0, self._received))
             self._beat_at = now + self._period
+        due = min(self._beat_at, self._tell_at)
+        if self._may_send():
+            due = min(due, self._pumped_at + _GATHER)
+        return due - now
+
+    def _is_urgent(self, now: float) -> bool:
+        """Whether there is something to send that should go now."""
+        outbox = self.outbox
+        much = outbox.end - outbox.sent >= _PIECE
+        alone = outbox.sent == outbox.confirmed
+        return self._may_send() and (much or alone or now >= self._pumped_at + _GATHER)
+
+    def _may_send(self) -> bool:
+        outbox = self.outbox
+        return outbox.sent < min(outbox.end, outbox.confirmed + _WINDOW)
 
     def close(self) -> None:
         """Say that this is the end, and hang up."""
+        self._pump()
         if self._client is not None:
             self._say(self._client, Piece(END, self.outbox.end, self._received))
         for connection in (self._client, *self._others):
@@ -165,7 +194,7 @@ class Link:
         self._pump()
 
     def _say(self, connection: Connection, piece: Piece) -> None:
-        self._told = piece.received
+        self._told, self._tell_at = piece.received, math.inf
         connection.send(write_piece(piece))
 
     # -- the streams ----------------------------------------------------------------------------------------
@@ -175,11 +204,11 @@ class Link:
         self.outbox.confirm(piece.received)
         if piece.kind == DATA:
             self._read(piece.position, piece.frames[0])
+            self._tell_at = min(self._tell_at, self.heard_at + _TELL)
             if self._received - self._told > _OWED and self._client is not None:
                 self._say(self._client, Piece(BEAT, 0, self._received))
         elif piece.kind == END and piece.position == self._received:
             self.ended = True
-        self._pump()
 
     def _read(self, position: int, data: Frame) -> None:
         if position > self._received:
@@ -196,8 +225,6 @@ class Link:
         client = self._client
         if client is None:
             return
-        while True:
-            part = self.outbox.next(_PIECE, _WINDOW)
-            if part is None:
-                return
+        self._pumped_at = time.monotonic()
+        while (part := self.outbox.next(_PIECE, _WINDOW)) is not None:
             self._say(client, Piece(DATA, part[0], self._received, [part[1]]))
