@@ -202,10 +202,13 @@ def _make_tasks() -> tuple[Any, ...]:
         append_line(path)
         return os.urandom(size)
 
-    return append_line, wait_and_append, fill
+    def turn(data: bytes) -> bytes:
+        return data[::-1]
+
+    return append_line, wait_and_append, fill, turn
 
 
-append_line, wait_and_append, fill = _make_tasks()
+append_line, wait_and_append, fill, turn = _make_tasks()
 
 
 def _pythons() -> list[str]:
@@ -293,6 +296,21 @@ def test_it_takes_little(far: Any, recorder: Any, channel: PipeChannel) -> None:
     print(f"agent: {peak:.0f} MB at most, {100 * share:.2f} % of a processor when idle")
     assert peak < 60
     assert share < 0.02, "a hundredth, and as much for what the clock of the kernel rounds"
+
+
+def test_large_data_leave_it_small(far: Any, recorder: Any, channel: PipeChannel) -> None:
+    """Also 100 MB there and back, and many calls with large arguments that wait."""
+    here = far(address="127.0.0.1")
+    calls = submit(here, recorder, len, *((os.urandom(90_000),) for _ in range(600)))
+    _wait_until_sent(here.executor)
+    here.start("b")
+    recorder.wait(*calls)
+    data = os.urandom(100_000_000)
+    assert recorder.value(here.executor, turn, data) == data[::-1]
+    status = Path(f"/proc/{agent_of(channel)}/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) / 1000
+    print(f"agent: {peak:.0f} MB at most")
+    assert peak < 60
 
 
 def _cpu(pid: int) -> float:

@@ -70,10 +70,9 @@ _log = logging.getLogger("weft")
 
 Send: TypeAlias = "Callable[[Message, Sequence[Frame]], object]"
 
-_WINDOW = (
-    8192  # calls that the interchange and managers have at most, unless there are half as many slots ...
-)
-_WINDOW_BYTES = 64 << 20  # ... and the size of their arguments, unless there are more slots than calls
+# Calls that the interchange and managers have at most, unless there are half as many slots ...
+_WINDOW = 8192
+_WINDOW_BYTES = 64 << 20  # ... and the size of their arguments, unless said
 _MESSAGE = 8 << 20  # bytes of blobs in one message, and the last one
 _LARGE = 1 << 16  # bytes from which on the arguments of a call travel in a frame of their own
 _BATCH = 1024  # calls in one group
@@ -82,8 +81,9 @@ _SENT = 0  # in Entry.worker: the interchange has it
 
 
 class Client:
-    """See the module. windowed: whether what the interchange has no room for waits here; else it gets all at
-    once, so that it can go on without this client.
+    """See the module. window: bytes of arguments that the interchange and managers have at most, unless there
+    are more slots than calls; what there is no room for waits here. None: the interchange gets all at once,
+    so that it can go on without this client.
     """
 
     def __init__(
@@ -92,15 +92,14 @@ class Client:
         context: ExecutorContext,
         serializer: BlobSerializer,
         blobs: ClientBlobs,
-        *,
-        windowed: bool = True,
+        window: int | None = _WINDOW_BYTES,
     ) -> None:
+        self._window = window
         self.managers: dict[str, Register] = {}
         self._label = label
         self._context = context
         self._serializer = serializer
         self._blobs = blobs
-        self._windowed = windowed
         self._known_blobs: set[bytes] = set()  # that the interchange has
         self._window_blobs: Counter[bytes] = Counter()  # that calls need which were sent
         self._lock = HotLock()
@@ -336,9 +335,9 @@ class Client:
 
     def _has_window(self) -> bool:
         """Whether the interchange is to have more: what slots can take at once it may have in any case."""
-        return not self._windowed or (
+        return self._window is None or (
             self._sent < max(_WINDOW, 2 * self._slots)
-            and (self._sent_bytes < _WINDOW_BYTES or self._sent < self._slots)
+            and (self._sent_bytes < self._window or self._sent < self._slots)
         )
 
     def _count_blob(self, blob: ClientBlob, calls: int, sending: dict[bytes, ClientBlob]) -> int:

@@ -63,8 +63,10 @@ if TYPE_CHECKING:
 
 __all__ = ["HighThroughputExecutor"]
 
-# Bytes of blobs that an interchange elsewhere keeps for calls that may come.
-_REMAINDERS = {"thread": 0, "process": 256 << 20, "agent": 16 << 20}
+# Bytes of blobs that an interchange elsewhere keeps for calls that may come ...
+_REMAINDERS = {"thread": 0, "process": 256 << 20, "agent": 8 << 20}
+# ... and of arguments of calls that wait there. An agent is to be small: a login node is for all.
+_WINDOWS = {"thread": 64 << 20, "process": 64 << 20, "agent": 8 << 20}
 _END = 2.0  # seconds that managers may take to say that they end, ...
 _END_EACH = 0.001  # ... and so many more for each, where there are thousands
 
@@ -457,7 +459,8 @@ class _Session:
         serializer = BlobSerializer(cloudpickle.Pickler, executor._large, blobs)
         self._catalogue = Catalogue(serializer, self._refuse, executor._slots_per_node(), serializer.pack)
         self._folder = None if context.detached is None else _take_folder(context.detached)
-        self.client = Client(executor.label, context, serializer, blobs, windowed=self._folder is None)
+        window = _WINDOWS[executor._interchange] if self._folder is None else None
+        self.client = Client(executor.label, context, serializer, blobs, window)
         address = executor._address
         if address is None and executor._interchange == "agent":
             address = "auto"

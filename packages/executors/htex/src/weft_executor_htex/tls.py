@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from .messages import Frame
 from .setup import Identity
-from .stream import StreamReader, pack
+from .stream import StreamReader, let_go, pack
 
 __all__ = ["BrokenError", "TlsEnd", "TlsStream"]
 
@@ -199,6 +199,7 @@ class TlsStream:
             while left and outgoing.pending < _AT_ONCE:
                 part = left[0]
                 written = self._tls.write(part[:_AT_ONCE])
+                let_go(part)
                 if written == len(part):
                     left.popleft()
                 else:

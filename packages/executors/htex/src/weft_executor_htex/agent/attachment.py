@@ -170,7 +170,7 @@ class Attachment:
 
         serializer = BlobSerializer(cloudpickle.Pickler, record.large, self._blobs)
         context = _Context(self._folder.path, self._hear, self._emit)
-        return Client(record.label, context, serializer, self._blobs, windowed=False)
+        return Client(record.label, context, serializer, self._blobs, window=None)
 
     def _replay(self, client: Client, directory: Path, sent: Sent) -> bytes:
         """Have the client hear again what it has heard. Returns what has come of the next message."""

@@ -26,6 +26,7 @@ import msgspec
 from ..messages import Message
 from ..serve import Service
 from ..setup import InterchangeSetup
+from ..stream import keep_in_files
 from .addresses import own_addresses
 from .blocks import AgentBlocks
 from .link import Link
@@ -132,6 +133,7 @@ class _Agent:
         self, place: RunPlace, listener: socket.socket, said: Mapping[str, Any], setup: InterchangeSetup
     ) -> None:
         tempfile.tempdir = place.directory  # whatever is made goes away with it
+        keep_in_files()
         self._place = place
         self._patience = float(said.get("patience", 600.0))
         self._drains = said.get("on_client_loss") == "drain"

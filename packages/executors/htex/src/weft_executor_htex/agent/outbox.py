@@ -16,10 +16,12 @@ from collections.abc import Callable
 from typing import IO
 
 from ..messages import Frame
+from ..stream import let_go
 
 __all__ = ["BLOCK", "Outbox"]
 
 BLOCK = 1 << 16
+_ROUND = 32  # blocks after which what has been read of what is put in leaves the memory
 _FILE = 512  # blocks in one file: it is freed when all of them have been confirmed
 
 
@@ -80,12 +82,15 @@ class Outbox:
             last = self._blocks[-1] if self._blocks else None
             if not isinstance(last, bytearray) or len(last) == BLOCK:
                 self._make_room()
+                if len(self._blocks) % _ROUND == 0:
+                    let_go(view)
                 last = bytearray()
                 self._blocks.append(last)
                 self._in_memory += 1
             part = view[: BLOCK - len(last)]
             last += part
             view = view[len(part) :]
+        let_go(data)
 
     def next(self, most: int, window: int) -> tuple[int, bytes] | None:
         """The next bytes to be sent, ``most`` at most, and where they stand, if no more than ``window`` bytes
