@@ -379,6 +379,8 @@ _NUMBERS: dict[int, tuple[str, int]] = {
     0xD2: (">i", 4),
     0xD3: (">q", 8),
 }
+# Integers with the byte before them, which says what they are.
+_WORDS = {code: _struct.Struct(f">x{form[1]}") for code, (form, _) in _NUMBERS.items() if code >= 0xCC}
 _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 _LENGTHS = {1: ">B", 2: ">H", 4: ">I"}
 _BINS = {0xC4: 1, 0xC5: 2, 0xC6: 4}
@@ -414,18 +416,25 @@ class _Reader:
         return length
 
     def _value(self, depth: int) -> Any:
-        code = self._take(1)[0]
+        at = self._at
+        if at >= len(self._data):
+            raise DecodeError("Input data was truncated")
+        code = self._data[at]
+        self._at = at + 1
         if code < 0x80:
             return code
+        if 0x90 <= code < 0xA0:
+            return self._list(code - 0x90, depth)
+        if 0xA0 <= code < 0xC0:
+            return self._text(code - 0xA0)
         if code >= 0xE0:
             return code - 0x100
+        return self._long_value(code, depth)
+
+    def _long_value(self, code: int, depth: int) -> Any:
         if code in _NUMBERS:
             form, size = _NUMBERS[code]
             return _struct.unpack(form, self._take(size))[0]
-        if 0xA0 <= code < 0xC0:
-            return self._text(code - 0xA0)
-        if 0x90 <= code < 0xA0:
-            return self._list(code - 0x90, depth)
         if code in _ARRAYS:
             return self._list(self._length(_ARRAYS[code]), depth)
         if code in _BINS:
@@ -450,33 +459,42 @@ class _Reader:
     def _list(self, count: int, depth: int) -> list[Any]:
         if depth > _DEEPEST:
             raise DecodeError("lists that are too deep")
-        if count > len(self._data) - self._at:
+        data, start = self._data, self._at
+        if count > len(data) - start:
             raise DecodeError("Input data was truncated")
-        if count >= _MANY:
-            whole = self._integers(count)
+        if count > 1:
+            first = data[start]
+            whole = None
+            if first < 0x80:
+                whole = self._small_integers(count)
+            elif first in _WORDS:
+                whole = self._integers(_WORDS[first], first, count)
             if whole is not None:
                 return whole
         return [self._value(depth + 1) for _ in range(count)]
 
-    def _integers(self, count: int) -> list[int] | None:
-        """The elements, if all are integers of the same width."""
-        data, start = self._data, self._at
-        first = data[start]
-        if first < 0x80:
-            part = data[start : start + count]
-            if max(part) >= 0x80:
-                return None
-            self._at += count
-            return list(part)
-        form, size = _NUMBERS.get(first, ("", 0))
-        stride, end = size + 1, start + count * (size + 1)
-        if first < 0xCC or not size or end > len(data) or data[start:end:stride].count(first) != count:
+    def _small_integers(self, count: int) -> list[int] | None:
+        """The elements, if all are integers of one byte."""
+        part = self._data[self._at : self._at + count]
+        if not part.isascii():
             return None
+        self._at += count
+        return list(part)
+
+    def _integers(self, word: _struct.Struct, code: int, count: int) -> list[int] | None:
+        """The elements, if all are integers of this code."""
+        stride, end = word.size, self._at + count * word.size
+        part = self._data[self._at : end]
+        if len(part) < count * stride or part[::stride].count(code) != count:
+            return None
+        self._at = end
+        if count < _MANY:
+            return [value for (value,) in word.iter_unpack(part)]
+        size = stride - 1
         packed = bytearray(count * size)
         for byte in range(size):
-            packed[byte::size] = data[start + 1 + byte : end : stride]
-        self._at = end
-        return list(_struct.unpack(f">{count}{form[1]}", packed))
+            packed[byte::size] = part[byte + 1 :: stride]
+        return list(_struct.unpack(f">{count}{_NUMBERS[code][0][1]}", packed))
 
     def _dict(self, count: int, depth: int) -> dict[Any, Any]:
         if depth > _DEEPEST:
@@ -491,9 +509,15 @@ class _Reader:
         return found
 
 
+_BYTES = [bytes([byte]) for byte in range(256)]
+_WORD = _struct.Struct(">BI")
+
+
 def _write_int(out: list[bytes], value: int) -> None:
     if -32 <= value < 0x80:
-        out.append(bytes([value & 0xFF]))
+        out.append(_BYTES[value & 0xFF])
+    elif 0xFFFF < value < 1 << 32:
+        out.append(_WORD.pack(0xCE, value))
     elif value >= 0:
         for code, most in ((0xCC, 1 << 8), (0xCD, 1 << 16), (0xCE, 1 << 32), (0xCF, 1 << 64)):
             if value < most:
@@ -510,7 +534,7 @@ def _write_int(out: list[bytes], value: int) -> None:
 
 def _write_head(out: list[bytes], count: int, short: int, most_short: int, codes: dict[int, int]) -> None:
     if count < most_short:
-        out.append(bytes([short | count]))
+        out.append(_BYTES[short | count])
         return
     for code, size in codes.items():
         if count < 1 << (8 * size):
@@ -520,16 +544,17 @@ def _write_head(out: list[bytes], count: int, short: int, most_short: int, codes
 
 
 def _write_list(out: list[bytes], value: Any) -> None:
-    _write_head(out, len(value), 0x90, 16, _ARRAYS)
-    if len(value) >= _MANY and set(map(type, value)) == {int} and min(value) >= 0:
+    count = len(value)
+    _write_head(out, count, 0x90, 16, _ARRAYS)
+    if count > 1 and set(map(type, value)) == {int} and min(value) >= 0:
         most = max(value)
         if most < 0x80:
             out.append(bytes(value))
             return
-        if most < 1 << 32:
-            packed = _struct.pack(f">{len(value)}I", *value)
-            spread = bytearray(5 * len(value))
-            spread[0::5] = b"\xce" * len(value)
+        if most < 1 << 32 and count >= _MANY:
+            packed = _struct.pack(f">{count}I", *value)
+            spread = bytearray(5 * count)
+            spread[0::5] = b"\xce" * count
             for byte in range(4):
                 spread[byte + 1 :: 5] = packed[byte::4]
             out.append(bytes(spread))
