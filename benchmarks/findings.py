@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 from record import PACKAGES, WIDTH, machine, readable
@@ -19,24 +19,25 @@ from rich.table import Table
 __all__ = ["keep_report", "show_rows", "show_trials"]
 
 
-def show_rows(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def show_rows(
+    title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]], file: TextIO | None = None
+) -> None:
     """Print a table; all but its first column are set to the right."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, header in enumerate(headers):
         table.add_column(header, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         table.add_row(*map(_cell, row))
-    console = Console(highlight=False)
+    console = Console(highlight=False, file=file)
     console.width = max(console.width, WIDTH)
     console.print(table)
 
 
-def show_trials(title: str, trials: Mapping[str, Mapping[str, Any]]) -> None:
+def show_trials(title: str, trials: Mapping[str, Mapping[str, Any]], file: TextIO | None = None) -> None:
     """Print a table with a column for each trial, and a row for each of its figures."""
     names = list(dict.fromkeys(name for trial in trials.values() for name in trial))
-    show_rows(
-        title, ["", *trials], [[name, *(trial.get(name) for trial in trials.values())] for name in names]
-    )
+    rows = [[name, *(trial.get(name) for trial in trials.values())] for name in names]
+    show_rows(title, ["", *trials], rows, file)
 
 
 def _cell(value: Any) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from servers.process import program, unavailable
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -63,6 +65,28 @@ def test_pilot_benchmark_runs(root: Path, tmp_path: Path) -> None:
     assert [figure["errors"] for figure in figures.values() if figure["errors"]] == []
     assert "…" not in result.stdout  # no figure is cut
     assert output.with_suffix(".txt").read_text(encoding="utf-8").split() == result.stdout.split()
+
+
+def test_remote_benchmark_runs(root: Path, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        unavailable("a remote site needs root")
+    for needed in ("sshd", "slurmctld"):
+        program(needed)
+    output = tmp_path / "figures.json"
+    command = [sys.executable, str(root / "benchmarks/remote.py"), "--quick", "--output", str(output)]
+
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    (row,) = json.loads(output.read_text(encoding="utf-8"))["trials"].values()
+    assert row["one task p50, ms"] > 20, "the delay"
+    assert row["block runs to first result, s"] > 0
+    kinds = {name.partition(",")[0] for name in row if name.endswith(" us/task")}
+    assert kinds >= {"agent", "cable", "client", "manager", "relay", "sshd", "worker"}
+    assert all(
+        row[f"{kind}, us/task"] > 0 for kind in ("agent", "cable", "client", "manager", "relay", "sshd")
+    )
+    assert "…" not in result.stdout  # no figure is cut
 
 
 def test_contender_that_breaks_is_reported(root: Path, tmp_path: Path) -> None:
