@@ -11,7 +11,8 @@ from .process import ServerError, program
 
 __all__ = ["Counters", "Firewall"]
 
-# Only ssh comes in, only answers to it go out, and nothing goes through. Links of IPv6 talk by themselves.
+# Only ssh comes in, only answers to it go out, and nothing goes through, but between compute nodes, of which a
+# bridge asks the firewall on some machines. Links of IPv6 talk by themselves.
 _WALL = """
 table inet wall {{
   counter connections {{ }}
@@ -36,6 +37,7 @@ table inet wall {{
   chain forward {{
     type filter hook forward priority 0; policy drop;
     meta nfproto ipv6 drop
+    iifname "lan0" oifname "lan0" accept
     iifname "{outside}" counter name refused drop
     oifname "{outside}" counter name called_back drop
   }}

@@ -227,6 +227,22 @@ def test_the_scripts_of_blocks_can_be_looked_at(weft_command: Any, tmp_path: Pat
     assert not (tmp_path / "runs").exists()
 
 
+def test_to_look_at_a_script_packs_sends_and_asks_nothing(
+    weft_command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    channel = 'channel = {type = "openssh", host = "nowhere.invalid"}\n'
+    (tmp_path / "site.toml").write_text(SLURM.format(partition="debug") + channel)
+    for line in ("", 'environment = "pack"\n'):
+        text = (tmp_path / "site.toml").read_text()
+        (tmp_path / "packed.toml").write_text(text.replace('label = "cpu"\n', f'label = "cpu"\n{line}'))
+        program = weft_command("config", "show-script", "packed.toml")
+        assert program.status == 0, program.err
+        assert "-e CACHE/weft/environments/env-CONTENT.tar.gz" in program.out
+        assert "weft_executor_htex.manager" in program.out
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_configuration_without_scripts_says_so(weft_command: Any, tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text("[[executors]]\ntype = 'threads'\n")
     program = weft_command("config", "show-script", "site.toml")

@@ -14,7 +14,9 @@ from weft_executor_htex import HighThroughputExecutor
 from weft_executor_htex.environment import archive, bundle, find_environment
 from weft_executor_htex.environment.archive import Entry
 from weft_executor_htex.environment.depot import Depot
+from weft_executor_htex.environment.glibc import needed
 from weft_executor_htex.environment.prefix import Prefix, key, probe
+from weft_executor_htex.versions import describe, remedy, unloadable
 from weft_interfaces import Blocks, ChannelError, ConfigError, Event
 from weft_interfaces.memory import InMemoryProvider
 from weft_interfaces.testing import RootedChannel
@@ -251,6 +253,56 @@ def test_its_key_changes_with_its_files(prefix: Prefix, tmp_path: Path) -> None:
     assert key(entries) == first
     module.write_text("a = 2, 3\n")
     assert key(entries) != first
+
+
+def _compiled(path: Path, *versions: str) -> None:
+    """A file that says what a linker says of compiled code."""
+    path.parent.mkdir(exist_ok=True)
+    names = b"".join(b"\0GLIBC_" + version.encode() for version in versions)
+    path.write_bytes(b"\x7fELF" + bytes(60) + names + b"\0")
+
+
+def test_the_c_library_that_compiled_code_needs_is_read_from_it(tmp_path: Path) -> None:
+    site = "env/lib/python3.11/site-packages"
+    files = {
+        "base/lib/libpython3.11.so": ("2.2.5", "2.9", "2.17"),
+        f"{site}/numpy/core.so": ("2.4",),
+        f"{site}/numpy.libs/libblas.so": ("2.28", "2.3.4"),
+        f"{site}/_cffi.cpython-311.so": ("2.14",),
+        f"{site}/pure.py": (),
+        "000/own/fast.so": ("2.40",),
+    }
+    entries = []
+    for number, (name, versions) in enumerate(files.items()):
+        path = tmp_path / str(number)
+        _compiled(path, *versions)
+        entries.append(Entry(name, str(path)))
+    (tmp_path / "4").write_text("GLIBC_2.99 is a text here")
+    assert needed(entries) == {"Python": "2.17", "_cffi": "2.14", "numpy": "2.28", "own": "2.40"}
+
+
+def test_what_a_node_cannot_load_is_said_in_words() -> None:
+    here = os.confstr("CS_GNU_LIBC_VERSION")
+    assert here is not None
+    found = unloadable({"old": "2.2.5", "new": "2.99"})
+    assert found == {"new": f"needs glibc 2.99, and there is {here.partition(' ')[2]}"}
+    assert describe(found).startswith("new needs glibc 2.99, and there is 2.")
+    assert remedy(found).startswith("take a Python that suits any glibc")
+    assert 'environment="pack"' in remedy(found | {"other": "1.0"})
+    assert unloadable({}) == {}
+
+
+def test_what_would_start_is_known_without_packing_anything(cache: Path, script: Path) -> None:
+    provider = InMemoryProvider()
+    for environment, words in (
+        ("pack", "-e CACHE/weft/environments/env-CONTENT.tar.gz"),
+        ("python3", "-p python3"),
+    ):
+        executor = HighThroughputExecutor(blocks=Blocks(provider=provider), environment=environment)
+        command = " ".join(executor.outline("RUN-1").argv)
+        assert words in command
+        assert "-u CACHE/weft/environments/modules-CONTENT.tar.gz" in command
+    assert not cache.exists()
 
 
 _PIPES: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         BlockScaler,
         BlockShape,
         ExecutorDemand,
+        OutlineExecutor,
         Scalable,
         ScalerMaker,
     )
@@ -173,6 +174,7 @@ __all__ = [
     "NullMemoStore",
     "NullStaging",
     "Outcome",
+    "OutlineExecutor",
     "PickleSerializer",
     "Provider",
     "ProviderError",
@@ -220,8 +222,8 @@ __all__ = [
 
 _NAMES = {
     "block": (
-        "BlockCommand BlockExecutor BlockLoad BlockScaler BlockShape Blocks ExecutorDemand Scalable "
-        "ScalerMaker"
+        "BlockCommand BlockExecutor BlockLoad BlockScaler BlockShape Blocks ExecutorDemand OutlineExecutor "
+        "Scalable ScalerMaker"
     ),
     "call": "Call CallOptions Outcome",
     "channel": "BaseChannel Channel CommandResult RemoteProcess",

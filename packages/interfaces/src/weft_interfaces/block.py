@@ -24,6 +24,7 @@ __all__ = [
     "BlockShape",
     "Blocks",
     "ExecutorDemand",
+    "OutlineExecutor",
     "Scalable",
     "ScalerMaker",
 ]
@@ -191,6 +192,17 @@ class BlockExecutor(Executor, Scalable, Protocol):
     """An executor whose workers arrive in blocks. The kernel's scaler gets them, unless the executor has
     found a better place for a scaler: see :attr:`Executor.scales_itself`.
     """
+
+
+@runtime_checkable
+class OutlineExecutor(BlockExecutor, Protocol):
+    """An executor whose commands people can look at before it is started."""
+
+    def outline(self, block_id: str) -> BlockCommand:
+        """What :meth:`~BlockExecutor.command` would say of this block. Nothing is started, packed or sent,
+        and no other host is asked; what is known only then is in capital letters. Raises
+        :class:`ConfigError`.
+        """
 
 
 class BlockScaler(Protocol):

@@ -5,7 +5,14 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from weft_interfaces import BlockExecutor, DirectLauncher, JobSpec, ScriptProvider
+from weft_interfaces import (
+    BlockCommand,
+    BlockExecutor,
+    DirectLauncher,
+    JobSpec,
+    OutlineExecutor,
+    ScriptProvider,
+)
 from weft_interfaces.memory import RecordingContext
 
 from ._config import Config
@@ -16,8 +23,9 @@ __all__ = ["block_scripts"]
 def block_scripts(config: Config) -> dict[str, str]:
     """The script of one block of each executor that has such, by the executor's label.
 
-    Executors are started, for the commands that they would give, and shut down; no provider is asked for
-    anything. Raises :class:`ConfigError` for what a provider cannot be asked for.
+    Executors say what they would start, and are started for that and shut down only if they cannot say so
+    before; no provider is asked for anything. Raises :class:`ConfigError` for what a provider cannot be asked
+    for.
     """
     found = {}
     for executor in config.make_executors():
@@ -31,12 +39,7 @@ def block_scripts(config: Config) -> dict[str, str]:
 def _script(executor: BlockExecutor, provider: ScriptProvider, runs: Path) -> str:
     blocks, block = executor.blocks, f"RUN-{executor.label}-1"
     launcher = blocks.launcher or DirectLauncher()
-    with tempfile.TemporaryDirectory(prefix="weft-") as folder:
-        executor.start(RecordingContext(Path(folder), run_id="show-script"))
-        try:
-            command = executor.command(block)
-        finally:
-            executor.shutdown()
+    command = executor.outline(block) if isinstance(executor, OutlineExecutor) else _started(executor, block)
     return provider.script(
         JobSpec(
             id=block,
@@ -49,3 +52,12 @@ def _script(executor: BlockExecutor, provider: ScriptProvider, runs: Path) -> st
             input=command.input,
         )
     )
+
+
+def _started(executor: BlockExecutor, block: str) -> BlockCommand:
+    with tempfile.TemporaryDirectory(prefix="weft-") as folder:
+        executor.start(RecordingContext(Path(folder), run_id="RUN"))
+        try:
+            return executor.command(block)
+        finally:
+            executor.shutdown()

@@ -62,7 +62,7 @@ from .messages import (
     Trouble,
 )
 from .packing import BlobSerializer
-from .versions import describe
+from .versions import describe, remedy
 
 __all__ = ["Client", "Send"]
 
@@ -560,10 +560,13 @@ class Client:
         words = describe(info.versions)
         if words and words not in self._differences:
             self._differences.add(words)
-            remedy = 'install the same there, or set environment="pack"'
             self._emit("environment.differs", host=info.host, packages=dict(info.versions), words=words)
             _log.warning(
-                "executor %r: packages on %s are others: %s; %s", self._label, info.host, words, remedy
+                "executor %r: packages on %s are others: %s; %s",
+                self._label,
+                info.host,
+                words,
+                remedy(info.versions),
             )
 
     def _emit(self, kind: str, **data: object) -> None:

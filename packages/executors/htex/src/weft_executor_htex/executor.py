@@ -45,7 +45,7 @@ from .agent.fleet import end_of
 from .agent.settings import AgentSettings
 from .client import Client
 from .client_blobs import ClientBlobs
-from .environment import find_environment
+from .environment import Prepared, find_environment
 from .interrupt import Uninterrupted
 from .messages import PYTHON, CloseBlocks, Drain, InterchangeState, Message, MoveEnd, Scale, Stop
 from .nodes import check_mpi
@@ -53,7 +53,7 @@ from .packing import BlobSerializer
 from .placement import InterchangeThread, Placement
 from .seats import check_accelerators, check_affinity, share_of_accelerators
 from .selector import Selector, find_selector
-from .setup import InterchangeSetup, Keys, ManagerSetup
+from .setup import InterchangeSetup, Keys, ManagerAccess, ManagerSetup
 
 if TYPE_CHECKING:
     from .agent.durable import Folder
@@ -282,13 +282,16 @@ class HighThroughputExecutor(BaseExecutor):
     def command(self, block_id: str) -> BlockCommand:
         session = self._running_session()
         session.client.hope()
-        return self._command(session, block_id)
+        return self._command(block_id, session.run_id, session.placement.access, session.prepared)
 
-    def _command(self, session: _Session, block_id: str) -> BlockCommand:
+    def outline(self, block_id: str) -> BlockCommand:
+        prepared = self._environment.outline(self._blocks.provider.channel)
+        return self._command(block_id, "RUN", ManagerAccess([]), prepared)
+
+    def _command(self, block_id: str, run_id: str, access: ManagerAccess, prepared: Prepared) -> BlockCommand:
         shape = self._blocks.shape
-        prepared = session.prepared
         setup = ManagerSetup(
-            access=session.placement.access,
+            access=access,
             block=block_id,
             workers=self._workers,
             gpus=int(self._gpus_each * (self._workers or 0) + 0.5),
@@ -299,12 +302,13 @@ class HighThroughputExecutor(BaseExecutor):
             user_path=prepared.user_path,
             accelerators=self._accelerators or 0,
             affinity=self._affinity,
-            environment={"WEFT_EXECUTOR": self.label, "WEFT_RUN_ID": session.run_id},
+            environment={"WEFT_EXECUTOR": self.label, "WEFT_RUN_ID": run_id},
             directory="" if self._far else os.getcwd(),
             large=self._large,
             store=self._store,
             mpi=tuple(self._mpi),
             versions=prepared.versions,
+            glibc=prepared.glibc,
         )
         return BlockCommand(prepared.command(f"{__package__}.manager"), setup.dump())
 
@@ -498,15 +502,17 @@ class _Session:
         self._ended = False
 
     def _introduce(
-        self, command: Callable[[], Callable[[_Session, str], BlockCommand] | None], plan: Plan, slots: int
+        self, command: Callable[[], Callable[..., BlockCommand] | None], plan: Plan, slots: int
     ) -> Scale | None:
         """What the next agent is told, if it is there."""
         make = command()
+        if make is None:
+            return None
         try:
-            argv, setup = make(self, "") if make is not None else ((), b"")
+            argv, setup = make("", self.run_id, self.placement.access, self.prepared)
         except ChannelError:
             return None
-        return Scale(plan.dump(argv, setup, slots_per_node=slots)) if argv else None
+        return Scale(plan.dump(argv, setup, slots_per_node=slots))
 
     def _report(self, kind: str, **data: object) -> None:
         self._context.emit([Event(time.time(), kind, self._label, data)])

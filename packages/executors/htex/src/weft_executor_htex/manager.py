@@ -73,7 +73,7 @@ from .node_store import NodeStore, StoreError
 from .nodes import HostFiles, find_mpi, node_name, variables
 from .seats import SeatError, seat_settings
 from .setup import Endpoint, ManagerSetup, boot_id
-from .versions import differing
+from .versions import differing, unloadable
 from .walltime import Walltime
 
 __all__ = ["ManagerProcess", "main"]
@@ -170,7 +170,7 @@ class ManagerProcess:
             self._setup.gpus,
             self._walltime.ends_at,
             secrets.token_bytes(16),
-            differing(self._setup.versions),
+            {**differing(self._setup.versions), **unloadable(self._setup.glibc)},
         )
 
     # -- the loop -------------------------------------------------------------------------------------------

@@ -92,13 +92,13 @@ class ManagerSetup(msgspec.Struct, frozen=True):
     """How a manager is to work.
 
     workers: None for as many as the node has processors. gpus: those of the node. walltime: seconds that the
-    block has. heartbeat_threshold: seconds without a sign of the
-    interchange after which it ends. path: where modules are looked up, behind what the node has; before it,
-    those of ``user_path``, which is the user's own part of it.
-    accelerators, affinity: see :mod:`.seats`. environment: of all workers. directory: where calls run, if the
-    node has it. large: bytes from which on data are blobs. store: bytes of blobs that the node has in memory;
-    None for a quarter of what is free. mpi: what starts ranks, see :func:`.nodes.check_mpi`. versions: of
-    the client's packages, by distribution.
+    block has. heartbeat_threshold: seconds without a sign of the interchange after which it ends. path: where
+    modules are looked up, behind what the node has; before it, those of ``user_path``, which is the user's
+    own part of it. accelerators, affinity: see :mod:`.seats`. environment: of all workers. directory: where
+    calls run, if the node has it. large: bytes from which on data are blobs. store: bytes of blobs that the
+    node has in memory; None for a quarter of what is free. mpi: what starts ranks, see
+    :func:`.nodes.check_mpi`. versions: of the client's packages, by distribution. glibc: what the compiled
+    code that was sent needs, see :func:`.environment.glibc.needed`.
     """
 
     access: ManagerAccess
@@ -118,6 +118,7 @@ class ManagerSetup(msgspec.Struct, frozen=True):
     store: int | None = None
     mpi: tuple[str, ...] = ()
     versions: Mapping[str, str] = {}
+    glibc: Mapping[str, str] = {}
 
     def dump(self) -> bytes:
         """As bytes, for :meth:`load`."""

@@ -66,9 +66,19 @@ class _Client:
     def __init__(self, label: str, scratch: str | None) -> None:
         self._label, self._scratch = label, scratch
 
-    def prepare(self, channel: Channel | None, report: Report) -> Prepared:
+    def outline(self, channel: Channel | None) -> Prepared:
+        if channel is None or not channel.remote:
+            return self._here()
+        from .far import Nodes, Packed
+
+        return Packed(Nodes(self._label, self._scratch), sys.executable).outline(channel)
+
+    def _here(self) -> Prepared:
         path = [os.path.abspath(entry) for entry in sys.path]
-        here = Prepared((sys.executable, "-m"), path, user_path(path))
+        return Prepared((sys.executable, "-m"), path, user_path(path))
+
+    def prepare(self, channel: Channel | None, report: Report) -> Prepared:
+        here, path = self._here(), [os.path.abspath(entry) for entry in sys.path]
         if channel is None:
             return here
         from .bundle import user_entries

@@ -22,14 +22,15 @@ class Prepared:
     """How managers start. Plain data; paths are those of the nodes.
 
     start: the words that come before the name of a module to be run as a program. path, user_path: see
-    :class:`ManagerSetup`. versions: of the client's packages, by distribution, for managers to compare
-    theirs with.
+    :class:`ManagerSetup`. versions: of the client's packages, by distribution, for managers to compare theirs
+    with. glibc: see :func:`~.glibc.needed`, of what is sent.
     """
 
     start: Sequence[str]
     path: Sequence[str] = ()
     user_path: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    glibc: Mapping[str, str] = field(default_factory=dict)
 
     def command(self, module: str) -> tuple[str, ...]:
         """The command that runs a module as a program, on a node."""
@@ -42,4 +43,9 @@ class WorkerEnvironment(Protocol):
     def prepare(self, channel: Channel | None, report: Report) -> Prepared:
         """See to it that the place of the channel (None: this machine) has what managers need. May take
         long, and does nothing twice. Raises :class:`ConfigError` or :class:`ChannelError` with the remedy.
+        """
+
+    def outline(self, channel: Channel | None) -> Prepared:
+        """What ``prepare`` would return. Nothing is packed or sent, and no other host is asked: what is known
+        only then is in capital letters.
         """

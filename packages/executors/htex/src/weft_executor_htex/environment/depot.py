@@ -10,14 +10,17 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from weft_interfaces import Channel, ChannelError, format_bytes
 
-from .archive import Archive, Entry, digest, write
+from .archive import Archive, Entry, digest, on_disk, write
 from .contract import Report
+from .glibc import needed
 
-__all__ = ["Depot"]
+__all__ = ["Depot", "Outline", "Store"]
 
 _log = logging.getLogger("weft")
 
@@ -28,13 +31,44 @@ _KEPT = 30  # days that nobody has used an archive
 _FIND = """
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/weft/environments
 if [ -d "$cache" ]; then find "$cache" -type f -mtime +"$1" -exec rm -f {} +; fi
-printf '\nweft-cache:%s\n' "$cache"
+libc=$(getconf GNU_LIBC_VERSION 2>/dev/null)
+printf '\nweft-cache:%s\n%s\n' "$cache" "$libc"
 """
 _HAVE = """[ "$(wc -c <"$1" 2>/dev/null || echo no)" -eq "$2" ] 2>/dev/null && touch "$1" """
 
 
+class Store(Protocol):
+    """What keeps archives, and has nodes get them."""
+
+    def pack_content(self, name: str, entries: Sequence[Entry]) -> Archive:
+        """The archive of these entries, which are few, named by what is in them."""
+
+    def keep(self, name: str, data: bytes) -> Path:
+        """A small file of this content, which its name tells of."""
+
+    def deliver(self, path: Path) -> str:
+        """See to it that a file is where nodes get it from. Returns its path there."""
+
+
+class Outline:
+    """A store that keeps nothing: names that the content would have are in capital letters."""
+
+    environment = Archive(Path("env-CONTENT.tar.gz"), 0, 0)
+
+    def pack_content(self, name: str, entries: Sequence[Entry]) -> Archive:
+        return Archive(Path(f"{name}-CONTENT.tar.gz"), 0, _unpacked(entries))
+
+    def keep(self, name: str, data: bytes) -> Path:
+        return Path(name)
+
+    def deliver(self, path: Path) -> str:
+        return f"CACHE/weft/environments/{path}"
+
+
 class Depot:
-    """Keeps archives. ``channel``: where nodes get them from; None is this machine."""
+    """Keeps archives. ``channel``: where nodes get them from; None is this machine. glibc: the version of the
+    C library of that place, if it is known.
+    """
 
     def __init__(self, channel: Channel | None, report: Report) -> None:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
@@ -42,6 +76,7 @@ class Depot:
         self._here.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._channel = channel
         self._report = report
+        self.glibc = ""
         self._there = str(self._here) if channel is None else self._find(channel)
 
     def pack(self, key: str, make: Callable[[Path], Archive]) -> Archive:
@@ -52,16 +87,17 @@ class Depot:
             path = self._here / said["name"]
             os.utime(path)
             os.utime(record)
-            return Archive(path, path.stat().st_size, said["unpacked"])
+            return Archive(path, path.stat().st_size, said["unpacked"], said["glibc"])
         except (OSError, ValueError, KeyError):
             pass
         self._tidy()
         began = time.monotonic()
         made = make(self._here / f".part-{key}")
-        archive = Archive(self._here / f"env-{_content(made.path)}.tar.gz", made.size, made.unpacked)
+        archive = replace(made, path=self._here / f"env-{_content(made.path)}.tar.gz")
         os.replace(made.path, archive.path)
+        record_of = {"name": archive.path.name, "unpacked": made.unpacked, "glibc": dict(made.glibc)}
         with tempfile.NamedTemporaryFile("w", dir=self._here, prefix=".part-", delete=False) as file:
-            json.dump({"name": archive.path.name, "unpacked": archive.unpacked}, file)
+            json.dump(record_of, file)
         os.replace(file.name, record)
         seconds = round(time.monotonic() - began, 1)
         self._report(
@@ -74,19 +110,16 @@ class Depot:
         return archive
 
     def pack_content(self, name: str, entries: Sequence[Entry]) -> Archive:
-        """The archive of these entries, which are few, named by what is in them."""
         path = self._here / f"{name}-{digest(entries)}.tar.gz"
         if path.exists():
             os.utime(path)
-            unpacked = sum((os.path.getsize(entry.path) + 4095) // 4096 * 4096 + 512 for entry in entries)
-            return Archive(path, path.stat().st_size, unpacked)
-        return write(entries, path)
+            archive = Archive(path, path.stat().st_size, _unpacked(entries))
+        else:
+            archive = write(entries, path)
+        return replace(archive, glibc=needed(entry for entry in entries if ".so" in entry.name))
 
     def deliver(self, path: Path) -> str:
-        """See to it that a file is where nodes get it from. Returns its path there.
-
-        It is sent if no file of its name and size is there.
-        """
+        # It is sent if no file of its name and size is there.
         if self._channel is None:
             return str(path)
         remote = f"{self._there}/{path.name}"
@@ -113,7 +146,6 @@ class Depot:
         return remote
 
     def keep(self, name: str, data: bytes) -> Path:
-        """A small file of this content, which its name tells of."""
         path = self._here / name
         if not path.exists() or path.read_bytes() != data:
             with tempfile.NamedTemporaryFile("wb", dir=self._here, prefix=".part-", delete=False) as file:
@@ -124,10 +156,12 @@ class Depot:
     def _find(self, channel: Channel) -> str:
         done = channel.run(["sh", "-c", _FIND, "sh", str(_KEPT)], timeout=_TIMEOUT)
         said = done.stdout.decode(errors="replace")
-        there = said.rpartition("\nweft-cache:")[2].rstrip("\n")
+        there, _, libc = said.rpartition("\nweft-cache:")[2].rstrip("\n").partition("\n")
         if done.exit_status or not there.startswith("/"):
             words = done.stderr.decode(errors="replace").strip() or f"it says {said!r}"
             raise ChannelError(f"{channel.host} has no directory for archives: {words}")
+        if libc.startswith("glibc "):
+            self.glibc = libc.partition(" ")[2]
         return there
 
     def _tidy(self) -> None:
@@ -137,6 +171,10 @@ class Depot:
             with contextlib.suppress(FileNotFoundError):  # somebody else does the same
                 if path.is_file() and path.stat().st_mtime < oldest:
                     path.unlink()
+
+
+def _unpacked(entries: Sequence[Entry]) -> int:
+    return sum(on_disk(os.path.getsize(entry.path)) for entry in entries)
 
 
 def _content(path: Path) -> str:

@@ -138,7 +138,8 @@ ready() { # complete a Python that has just been unpacked, and see whether it wo
   [ "$archive_machine" = "$(uname -m)" ] ||
     fail "the client's Python is for $archive_machine, this node is $(uname -m): set environment to one of the cluster's own"
   case $words in
-    *GLIBC_*) words="$words. The C library here is older than the client's: use a Python that suits any (of uv or conda) there" ;;
+    *GLIBC_*) words="$words. It needs a newer C library than this node's, $(getconf GNU_LIBC_VERSION): take a Python that suits any glibc (of uv or conda)" ;;
+    *"not found"* | *"No such file"*) words="$words. It needs the GNU C library, which this node may not have" ;;
   esac
   fail "the client's Python does not run here: $words"
 }

@@ -34,7 +34,7 @@ print(json.dumps({
 }))
 """
 _TIMEOUT = 60.0  # seconds that Python may take to say what it is
-_LAYOUT = "1"  # of archives; another one is another content
+_LAYOUT = "2"  # of archives; another one is another content
 _SITE = ("site-packages", "dist-packages")
 # What no task needs, or cannot have on a node: tests, building, windows.
 _NO_STDLIB = re.compile(
