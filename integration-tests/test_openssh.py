@@ -36,6 +36,7 @@ KINDS = (
     "banner",
     "onesession",
     "forced",
+    "wrapped",
 )
 
 
@@ -91,7 +92,7 @@ class TestOpenSSHChannel(ChannelSuite):
 # -- servers ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["key", "noforward", "nosftp", "banner", "onesession", "inner"])
+@pytest.mark.parametrize("name", ["key", "noforward", "nosftp", "banner", "onesession", "wrapped", "inner"])
 def test_any_server_that_runs_commands_will_do(make: Make, name: str, tmp_path: Path) -> None:
     channel = make(name)
     (tmp_path / "file").write_bytes(b"x" * 2_000_000)
@@ -130,7 +131,7 @@ def test_one_session_at_a_time_is_waited_for(make: Make) -> None:
 def test_a_session_that_is_not_given_back_is_named(make: Make) -> None:
     channel = make("onesession")
     process = channel.open(["sleep", "600"])
-    with pytest.raises(ChannelError, match=r"MaxSessions.*open are: 'sleep' on onesession"):
+    with pytest.raises(TimeoutError, match=r"MaxSessions.*open are: 'sleep' on onesession"):
         channel.run(["true"], timeout=1.0)
     begun = time.monotonic()
     process.close()
@@ -151,12 +152,20 @@ def test_a_server_that_runs_something_else_is_no_success(make: Make, name: str, 
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash", "/bin/tcsh", "/usr/bin/fish"])
+SHELLS = ("/bin/sh", "/bin/bash", "/bin/dash", "/bin/bsd-csh", "/bin/tcsh", "/usr/bin/fish", "/bin/zsh")
+# Where each prints something, reads nothing, fails, and goes elsewhere.
+STARTUPS = {"bsd-csh": ".cshrc", "tcsh": ".tcshrc", "fish": ".config/fish/config.fish", "zsh": ".zshenv"}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 def test_login_shells_and_what_they_print_confuse_nothing(make: Make, sites: SshServers, shell: str) -> None:
     if not os.path.exists(shell):
         pytest.fail(f"{shell} is missing: it is in servers/packages.txt")
+    startup = sites.home / STARTUPS.get(os.path.basename(shell), ".bashrc")
+    startup.parent.mkdir(parents=True, exist_ok=True)
+    # csh cannot write to stderr alone.
+    startup.write_text(f"echo junk\n{'' if 'csh' in shell else 'echo more junk >&2'}\nfalse\ncd /\n")
     sites.set_shell(shell)
-    sites.set_startup("echo junk; echo more junk >&2; false; cd /")
     words = ["a b", "", "x\ny\n", "!$'\"\\", "ü", "*"]
     try:
         channel = make("key")
@@ -172,7 +181,7 @@ def test_login_shells_and_what_they_print_confuse_nothing(make: Make, sites: Ssh
         process.close()
     finally:
         sites.set_shell("/bin/bash")
-        sites.set_startup("")
+        startup.unlink()
 
 
 def test_a_startup_file_that_ends_the_shell_is_said(make: Make, sites: SshServers) -> None:
@@ -182,6 +191,48 @@ def test_a_startup_file_that_ends_the_shell_is_said(make: Make, sites: SshServer
             make("key").run(["true"], timeout=BOUND)
     finally:
         sites.set_startup("")
+
+
+def test_a_timeout_ends_also_while_another_thread_is_asked(
+    make: Make, sites: SshServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, pipe = sites.folder / "asked", sites.folder / "pipe"
+    os.mkfifo(pipe)
+    script = sites.folder / "slow"
+    script.write_text(f"#!/bin/sh\ntouch {asked}; cat {pipe}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("SSH_ASKPASS", str(script))
+    monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
+    channel = make("password")
+    connecting = threading.Thread(target=channel.authenticate)
+    connecting.start()
+    try:
+        assert eventually(asked.exists)
+        with pytest.raises(TimeoutError, match="while another thread was connecting"):
+            channel.run(["true"], timeout=0.3)
+    finally:
+        pipe.write_text(f"{PASSWORD}\n")
+        connecting.join(BOUND)
+        pipe.unlink()
+    assert channel.run(["true"], timeout=BOUND).exit_status == 0
+
+
+def test_much_input_and_output_that_nobody_reads_cost_no_memory(make: Make) -> None:
+    channel = make("key")
+    data = bytes(1 << 20) * 100
+    assert channel.run(["wc", "-c"], input=data, timeout=BOUND).stdout.strip() == b"%d" % len(data)
+    before = memory()
+    process = channel.open(["sh", "-c", "head -c 1000000000 /dev/zero; echo done >&2"])
+    for _ in range(3):
+        assert channel.run(["true"], timeout=BOUND).exit_status == 0
+    assert memory() - before < 64 << 20
+    assert process.stderr_tail() == ""
+    process.close()
+
+
+def memory() -> int:
+    """Bytes that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 # -- who may come in ----------------------------------------------------------------------------------------
@@ -337,8 +388,8 @@ class Cutting(OpenSSHChannel):
         super().__init__("key", ["-F", str(sites.config)])
         self.server = sites["key"]
 
-    def _start(self, command: str) -> Session:
-        session = super()._start(command)
+    def _start(self, command: str, end: float | None = None) -> Session:
+        session = super()._start(command, end)
         write = session.write
 
         def counted(data: bytes) -> None:

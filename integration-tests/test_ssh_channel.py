@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -97,6 +98,27 @@ def test_questions_are_answered_once_for_all_commands(
         hello(channel)
     assert len(asked) == (2 if kind == "twofactor" else 1)
     assert servers[kind].connections == before + 1
+
+
+def test_a_timeout_ends_also_while_another_thread_is_asked(servers: SshServers, open_channel: Open) -> None:
+    asked, answered = threading.Event(), threading.Event()
+
+    def person(question: Question) -> str:
+        asked.set()
+        answered.wait(30)
+        return PASSWORD
+
+    channel = open_channel("password", prompts=person)
+    connecting = threading.Thread(target=channel.authenticate)
+    connecting.start()
+    try:
+        assert asked.wait(30)
+        with pytest.raises(TimeoutError, match="while another thread was connecting"):
+            channel.run(["true"], timeout=0.3)
+    finally:
+        answered.set()
+        connecting.join(30)
+    hello(channel)
 
 
 def test_a_password_of_a_function_goes_with_a_code_of_a_person(
@@ -241,6 +263,10 @@ def test_a_jump_host_that_is_down(
     hello(channel)
 
 
+def test_an_account_whose_command_runs_what_is_asked_for(open_channel: Open) -> None:
+    hello(open_channel("wrapped"))
+
+
 # -- what is lost -------------------------------------------------------------------------------------------
 
 
@@ -331,3 +357,20 @@ def test_output_that_nobody_reads_holds_up_nothing(open_channel: Open) -> None:
     channel = open_channel("key")
     result = channel.run(["sh", "-c", "head -c 30000000 /dev/zero >&2; head -c 1000 /dev/zero"], timeout=60)
     assert (len(result.stdout), len(result.stderr), result.exit_status) == (1000, 30_000_000, 0)
+
+
+def test_much_output_that_nobody_reads_costs_little_memory(open_channel: Open) -> None:
+    channel = open_channel("key")
+    hello(channel)
+    before = memory()
+    process = channel.open(["sh", "-c", "head -c 1000000000 /dev/zero; echo done >&2"])
+    for _ in range(3):
+        hello(channel)
+    assert memory() - before < 96 << 20  # a window of 16 MB, in parts
+    assert process.stderr_tail() == ""
+    process.close()
+
+
+def memory() -> int:
+    """Bytes that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

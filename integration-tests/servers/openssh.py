@@ -48,6 +48,7 @@ KINDS = {
     "banner": Kind("Banner {etc}/banner\n"),
     "onesession": Kind("MaxSessions 1\n"),
     "forced": Kind("ForceCommand {etc}/forced\n"),
+    "wrapped": Kind('PermitTTY no\nForceCommand echo welcome; exec sh -c "$SSH_ORIGINAL_COMMAND"\n'),
 }
 
 _SERVER = """\
@@ -245,7 +246,6 @@ class SshServers(SshClient):
         if chosen.pam:
             pam.mkdir()
             (pam / "sshd").write_text(chosen.pam_service(str(self.etc)))
-        private = ["unshare", "-m", "--propagation", "private", "sh", "-ec", _PRIVATE, "sshd"]
         server = SshServer(
             name,
             self._servers,
@@ -256,13 +256,18 @@ class SshServers(SshClient):
             authorized=str(self.folder / "authorized_keys"),
             variables=self._servers.mark,
             address="127.0.0.1",
-            enter=lambda argv: [*private, str(self.etc), str(pam), *argv],
+            enter=lambda argv: self.private(argv, str(pam)),
         )
         server.start()
         self._hosts[name] = server
         self.add_host(name, "127.0.0.1", server.port, jump)
         self.trust()
         return server
+
+    def private(self, argv: Sequence[str], pam: str = "") -> list[str]:
+        """What runs a command where the user exists, and PAM asks as this folder says, if it is there."""
+        start = ["unshare", "-m", "--propagation", "private", "sh", "-ec", _PRIVATE, "private"]
+        return [*start, str(self.etc), pam, *argv]
 
     def trust(self) -> None:
         """known_hosts has the keys that the servers have now."""

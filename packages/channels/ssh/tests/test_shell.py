@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -13,13 +14,15 @@ from pathlib import Path
 
 import pytest
 from weft_channel_ssh.digest import digest
+from weft_channel_ssh.errors import SessionRefusedError
+from weft_channel_ssh.session import Session
 from weft_interfaces import ChannelError
 from weft_test_shell import LocalShellChannel
 
 pytestmark = pytest.mark.timeout(120)
 
 BOUND = 30.0
-WORDS = ["a b", "", "x\ny\n", "\n", "!$'\"\\", "ü", "*", "-n", "~", "$(id)", "a=b", "--"]
+WORDS = ["a b", "", "x\ny\n", "\n", "!$'\"\\", "ü", "*", "-n", "~", "$(id)", "a=b", "--", "\udcff\udcfe\r"]
 SHELLS = [
     shell for shell in ("sh", "bash", "dash", "zsh", "ksh", "csh", "tcsh", "fish") if shutil.which(shell)
 ]
@@ -64,11 +67,11 @@ def login(script: str) -> list[str]:
 def test_any_login_shell_passes_any_words(tmp_path: Path, shell: str) -> None:
     channel = LocalShellChannel(str(tmp_path), (shell, "-c"))
     ended = channel.run(["printf", "%s|", *WORDS], timeout=BOUND)
-    assert ended == (0, "".join(f"{word}|" for word in WORDS).encode(), b"")
+    assert ended == (0, os.fsencode("".join(f"{word}|" for word in WORDS)), b"")
     variables = {f"V{number}": word for number, word in enumerate(WORDS)}
     shown = "".join(f'"$V{number}" ' for number in range(len(WORDS)))
     ended = channel.run(["sh", "-c", f"printf '%s|' {shown}"], environment=variables, timeout=BOUND)
-    assert ended.stdout == "".join(f"{word}|" for word in WORDS).encode()
+    assert ended.stdout == os.fsencode("".join(f"{word}|" for word in WORDS))
 
 
 def test_nothing_of_ours_is_in_the_environment_but_what_was_asked_for(tmp_path: Path) -> None:
@@ -77,6 +80,12 @@ def test_nothing_of_ours_is_in_the_environment_but_what_was_asked_for(tmp_path: 
     lines = channel.run(["env"], environment=environment, timeout=BOUND).stdout.decode().splitlines()
     assert {"BOTH=own", "SITE=here", "i.dotted=too", "PATH=/usr/bin:/bin"} <= set(lines)
     assert not [line for line in lines if line.lower().startswith("weft_")]
+
+
+def test_what_shells_keep_for_themselves_is_given_to_commands(tmp_path: Path) -> None:
+    environment = {"UID": "7", "PPID": "8", "IFS": "x", "SHELLOPTS": "vi"}
+    lines = LocalShellChannel(str(tmp_path)).run(["env"], environment=environment, timeout=BOUND).stdout
+    assert {b"UID=7", b"PPID=8", b"IFS=x", b"SHELLOPTS=vi"} <= set(lines.splitlines())
 
 
 def test_values_of_variables_are_in_no_list_of_processes(tmp_path: Path) -> None:
@@ -135,9 +144,9 @@ def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert ended == (127, b"", b"./not here: no such directory to run a command in\n")
 
 
-@pytest.mark.parametrize("argv", [[], ["true", "nul\0byte"]])
+@pytest.mark.parametrize("argv", [[], ["true", "nul\0byte"], ["true", "\ud800"]])
 def test_what_no_machine_could_start_is_an_error(tmp_path: Path, argv: list[str]) -> None:
-    with pytest.raises(ChannelError, match=r"nothing to run|null character"):
+    with pytest.raises(ChannelError, match=r"nothing to run|null character|surrogates not allowed"):
         LocalShellChannel(str(tmp_path)).run(argv, timeout=BOUND)
 
 
@@ -183,6 +192,50 @@ def test_a_command_dies_with_its_connection(tmp_path: Path) -> None:
         process._session.close()
     assert eventually(lambda: not processes("sleep", mark))
     channel.close()
+
+
+class _OneSession(LocalShellChannel):
+    """To a server that allows one session at a time."""
+
+    last: Session | None = None
+
+    def _start(self, command: str, end: float | None = None) -> Session:
+        if self.last is not None and self.last._process.poll() is None:  # type: ignore[attr-defined]
+            raise SessionRefusedError("no more")
+        self.last = super()._start(command, end)
+        return self.last
+
+
+def test_a_timeout_that_ends_while_a_session_is_waited_for_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = _OneSession(str(tmp_path))
+    with contextlib.closing(channel.open(["cat"])) as process:
+        process.write(b"x")
+        assert process.read(1) == b"x"
+        with pytest.raises(TimeoutError, match=r"'true' on here had no session .*open are: 'cat' on here"):
+            channel.run(["true"], timeout=0.3)
+        monkeypatch.setattr("weft_channel_ssh.shell._BEGIN", 0.3)
+        with pytest.raises(ChannelError, match=r"'true' on here had to wait too long for a session"):
+            channel.open(["true"])
+        monkeypatch.undo()
+        process.write(b"y")
+        assert process.read(1) == b"y"
+    assert channel.run(["true"], timeout=BOUND).exit_status == 0
+
+
+def test_commands_leave_no_descriptor_and_no_thread(tmp_path: Path) -> None:
+    channel = LocalShellChannel(str(tmp_path))
+
+    def some() -> None:
+        assert channel.run(["cat"], input=b"x" * 40_000, timeout=BOUND).stdout == b"x" * 40_000
+
+    some()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        some()
+    assert not [thread.name for thread in threading.enumerate() if "'cat' on here" in thread.name]
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_a_closed_channel_refuses_what_comes(tmp_path: Path) -> None:
@@ -261,6 +314,52 @@ def test_whatever_compares_content_there_will_do(tmp_path: Path, tool: str) -> N
     assert (tmp_path / "tree" / "file").read_bytes() == b"x"
 
 
+def test_what_is_neither_a_file_nor_a_directory_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    channel = LocalShellChannel(str(tmp_path))
+    for copy in (
+        lambda: channel.put(tmp_path / "pipe", "there"),
+        lambda: channel.get("pipe", tmp_path / "back"),
+    ):
+        with pytest.raises(OSError, match="it is neither a file nor a directory"):
+            copy()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_directory_of_which_something_cannot_be_read_is_not_copied_in_part(tmp_path: Path) -> None:
+    (tmp_path / "home" / "tree").mkdir(parents=True)
+    (tmp_path / "home" / "tree" / "file").write_text("x")
+    surroundings = only(tmp_path / "bin", "setsid", "sha256sum")
+    tar = tmp_path / "bin" / "tar"
+    tar.unlink()
+    words = "echo 'tar: ./secret: Cannot open: Permission denied' >&2; exit 2"
+    tar.write_text(
+        f'#!/bin/sh\n{shutil.which("tar")} "$@"; {words}\n'
+    )  # as tar does for those who are not root
+    tar.chmod(0o755)
+    channel = LocalShellChannel(str(tmp_path / "home"), surroundings=surroundings)
+    with pytest.raises(PermissionError, match=r"secret: Cannot open.*'here:tree'"):
+        channel.get("tree", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_directory_with_names_of_any_bytes_and_kinds_of_links(tmp_path: Path) -> None:
+    sent, home = tmp_path / "sent", tmp_path / "home"
+    home.mkdir()
+    (sent / "-n" / "\udcff\n").mkdir(parents=True)
+    (sent / "-n" / "\udcff\n" / "\udcfe").write_bytes(b"")
+    (sent / "up").symlink_to("../outside")
+    (sent / "one").write_text("linked")
+    os.link(sent / "one", sent / "two")
+    channel = LocalShellChannel(str(home))
+    channel.put(sent, "there")
+    channel.get("there", tmp_path / "back")
+    for tree in (home / "there", tmp_path / "back"):
+        assert (tree / "-n" / "\udcff\n" / "\udcfe").read_bytes() == b""
+        assert os.readlink(tree / "up") == "../outside"
+        assert (tree / "two").samefile(tree / "one")
+
+
 def test_many_may_put_the_same_at_once(tmp_path: Path) -> None:
     data, home = os.urandom(1_500_000), tmp_path / "home"
     home.mkdir()
@@ -312,7 +411,7 @@ def test_modes_are_kept_and_old_directories_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "back").stat().st_mode & 0o7777 == 0o6751
 
 
-@pytest.mark.parametrize("name", ["-n", "two words", "ü", "new\nline", "$HOME", "'\"", "\\"])
+@pytest.mark.parametrize("name", ["-n", "two words", "ü", "new\nline", "$HOME", "'\"", "\\", "\udcff"])
 def test_names_of_any_characters(tmp_path: Path, name: str) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "file").write_text("x")

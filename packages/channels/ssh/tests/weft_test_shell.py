@@ -105,7 +105,7 @@ class LocalShellChannel(ShellChannel):
     def host(self) -> str:
         return "here"
 
-    def _start(self, command: str) -> Session:
+    def _start(self, command: str, end: float | None = None) -> Session:
         return CountedSession([*self.login, command], self.home, self.surroundings, self)
 
     def _disconnect(self) -> None:

@@ -30,7 +30,7 @@ _UNREACHED = (
     (r"connect to host (\S+) port (\d+): (.*)", "{0} cannot be reached on port {1}: {2}"),
     (r"open failed: (?:connect failed: )?(.*)", "a jump host could not go on to the next host: {0}"),
     (
-        r"kex_exchange_identification: (.*)",
+        r"(?:kex|ssh)_exchange_identification: (.*)",
         "the connection was cut before the host had said who it is ({0}): too many logins, or no sshd there",
     ),
     (r"Connection (closed|reset|timed out)(.*)", "the connection was {0}{1} before the user was let in"),
@@ -93,8 +93,8 @@ def _refused_user(host: str, by_hand: str, text: str, log: str, asked: bool) -> 
         hints.append(_keys(text, log))
     if {"password", "keyboard-interactive"} & set(methods) and not asked:
         hints.append(
-            "a password or a code can be asked for in a terminal, or by the program that SSH_ASKPASS names, "
-            "and neither is there"
+            "a password or a code can be asked for in a terminal, in a cell of a notebook "
+            "(authenticate()), or by the program that SSH_ASKPASS names, and there is none of them"
         )
     elif asked and {"password", "keyboard-interactive"} & set(methods):
         hints.append("the password or the code was wrong, or not given")
@@ -110,7 +110,8 @@ def _keys(text: str, log: str) -> str:
         r"(Permissions \S+ for '.*' are too open|Load key .*|.*[Cc]ertificate.*expired.*)", text
     ):
         return bad[1].rstrip(".")
-    offered = re.findall(r"Offering public key: (\S+)", log)
+    # Before OpenSSH 7.6 the kind of the key stands between.
+    offered = re.findall(r"Offering (?:\S+ )?public key: (\S+)", log)
     if "agent contains no identities" in log:
         agent = "the agent has no keys (ssh-add adds one)"
     elif re.search(r"get_agent_identities: ssh_get_authentication_socket|SSH_AUTH_SOCK", log):

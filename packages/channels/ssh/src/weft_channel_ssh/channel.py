@@ -136,8 +136,8 @@ class SSHChannel(ShellChannel):
         """
         self._connection.authenticate()
 
-    def _start(self, command: str) -> Session:
-        return RemoteSession.start(self._connection, command)
+    def _start(self, command: str, end: float | None = None) -> Session:
+        return RemoteSession.start(self._connection, command, end)
 
     def _is_connected(self) -> bool:
         return self._connection.is_alive
@@ -200,9 +200,8 @@ def _check_callable(name: str, value: object) -> None:
     """What came instead is not shown: it may be the secret itself."""
     if value is not None and not callable(value):
         raise ConfigError(
-            f"{name}: a function that is called when it is needed, such as one that asks a keyring, and "
-            f"not a "
-            f"{type(value).__name__}: what is written in a configuration is no secret",
+            f"{name}: a function that is called when it is needed, such as one that asks a keyring, and not "
+            f"a {type(value).__name__}: what is written in a configuration is no secret",
             name,
         )
 

@@ -100,10 +100,11 @@ class Connection:
         """Whether it waits for somebody to authenticate."""
         return self._refusal is not None
 
-    def transport(self) -> paramiko.Transport:
+    def transport(self, end: float | None = None) -> paramiko.Transport:
         """The connection, made if there is none.
 
-        Waits while another thread makes it, also when that asks a person. Raises :class:`HostKeyError`,
+        Waits while another thread makes it, also when that asks a person, but not longer than to ``end`` (on
+        the clock of :func:`time.monotonic`): then raises :class:`TimeoutError`. Raises :class:`HostKeyError`,
         :class:`~weft_interfaces.AuthenticationNeededError` (at once, until somebody authenticates) or
         :class:`ConnectError`, after attempts for some seconds, or at once where nobody listens and nobody was
         there before.
@@ -111,7 +112,7 @@ class Connection:
         self._after_fork()
         deadline = time.monotonic() + _PATIENCE
         while True:
-            with self._turn(deadline) as transport:
+            with self._turn(deadline, end) as transport:
                 if transport is not None:
                     return transport
                 try:
@@ -157,7 +158,7 @@ class Connection:
     # -- whose turn it is -----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _turn(self, deadline: float) -> Iterator[paramiko.Transport | None]:
+    def _turn(self, deadline: float, end: float | None) -> Iterator[paramiko.Transport | None]:
         """Wait until there is a connection, or it is this thread's turn to make it: then None."""
         transport: paramiko.Transport | None = None
         with self._changed:
@@ -165,7 +166,12 @@ class Connection:
                 if self._closed:
                     raise ChannelError(f"the channel to {self.destination} is closed")
                 if self._busy:
-                    self._changed.wait()
+                    left = None if end is None else end - time.monotonic()
+                    if left is not None and left <= 0:
+                        raise TimeoutError(
+                            f"{self.destination}: the timeout has passed while another thread was connecting"
+                        )
+                    self._changed.wait(left)
                     continue
                 if self.is_alive and self._transport is not None:
                     transport = self._transport
@@ -266,9 +272,8 @@ class Connection:
         except paramiko.ChannelException as error:
             if error.code == OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED:
                 raise ChannelError(
-                    f"{destination}: the jump host {jump} forbids to go on from it (AllowTcpForwarding "
-                    f"no, or "
-                    "PermitOpen without this host): ask its site, or take another jump host"
+                    f"{destination}: the jump host {jump} forbids to go on from it (AllowTcpForwarding no, "
+                    "or PermitOpen without this host): ask its site, or take another jump host"
                 ) from error
             where = f"{destination.hostname} port {destination.port}"
             raise ConnectError(
@@ -295,9 +300,8 @@ class Connection:
             key = transport.get_remote_server_key()
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise ConnectError(
-                f"{destination}: the connection was cut before any key was exchanged, or no SSH server "
-                f"is there: "
-                f"{_words(error)}"
+                f"{destination}: the connection was cut before any key was exchanged, or no SSH server is "
+                f"there: {_words(error)}"
             ) from error
         check_host_key(destination, key.get_name(), key.asbytes())
 

@@ -34,9 +34,7 @@ _MOST_BANNER = 4096  # characters that are kept
 
 
 class Outcome(NamedTuple):
-    """The end of an attempt. methods: what the server takes next. partial: it was right, and more is
-    wanted.
-    """
+    """The end of an attempt. methods: what the server takes next. partial: right, but more is wanted."""
 
     success: bool
     methods: tuple[str, ...] = ()
@@ -141,9 +139,8 @@ class Dialogue(AuthHandler):
         error = self.transport.saved_exception
         why = "" if error is None or isinstance(error, EOFError) else f" ({error})"
         return ConnectError(
-            f"{self._name}: the connection was cut during authentication{why}: by the server, after too "
-            f"many or too "
-            "slow attempts, or on the way"
+            f"{self._name}: the connection was cut during authentication{why}: by the server, after too many "
+            "or too slow attempts, or on the way"
         )
 
     # -- what paramiko calls, in the thread that reads ------------------------------------------------------

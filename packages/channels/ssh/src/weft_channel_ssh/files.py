@@ -8,6 +8,7 @@ same.
 from __future__ import annotations
 
 import contextlib
+import errno
 import secrets
 import threading
 import time
@@ -32,7 +33,9 @@ _SMALL = 1 << 20  # bytes that go in one command, there and back, and are not wo
 _CHUNK = 1 << 18
 _ATTEMPTS = 4
 _PAUSE = 0.5  # seconds after the first connection that was lost on the way; the next pauses are longer
-_LATEST = 60.0  # seconds for the far side to compare and rename; its disks may be slow
+# Seconds for the far side to take what is small, or to compare and rename, and bytes more a second that even
+# a slow disk gives. After that its file system is taken for one that hangs.
+_LATEST, _SLOWEST = 300.0, 4e6
 
 
 class Commands(Protocol):
@@ -42,7 +45,12 @@ class Commands(Protocol):
     def host(self) -> str: ...
 
     def run(
-        self, argv: Sequence[str], *, input: bytes = b"", environment: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        input: bytes = b"",
+        timeout: float | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> CommandResult: ...
 
     def open(self, argv: Sequence[str], *, environment: Mapping[str, str] | None = None) -> RemoteProcess: ...
@@ -63,6 +71,8 @@ class Files:
                 pack(local, stream)
                 self._put(stream, "tree", "-", remote)
         else:
+            if local.exists() and not local.is_file():
+                raise OSError(errno.EINVAL, "it is neither a file nor a directory", str(local))
             with open(local, "rb") as stream:
                 self._put(stream, "file", f"{local.stat().st_mode & 0o7777:o}", remote)
 
@@ -70,13 +80,23 @@ class Files:
         Fetch(self._commands, remote, _path(remote), local).run()
 
     def makedirs(self, path: str, mode: int = 0o700) -> None:
-        ended = self._sh(script.MAKE, _path(path), f"{0o777 & ~mode:o}")
+        ended = self._sh(script.MAKE, _path(path), f"{0o777 & ~mode:o}", of=path)
         if ended.exit_status:
             raise refusal(path, self._commands.host, ended.exit_status, ended.stderr)
 
-    def _sh(self, program: str, *arguments: str, input: bytes = b"") -> CommandResult:
-        return self._commands.run(
-            ["sh", "-c", program, "sh", *arguments], input=input, environment={"LC_ALL": "C"}
+    def _sh(
+        self, program: str, *arguments: str, of: str, input: bytes = b"", timeout: float = _LATEST
+    ) -> CommandResult:
+        argv = ["sh", "-c", program, "sh", *arguments]
+        try:
+            return self._commands.run(argv, input=input, timeout=timeout, environment={"LC_ALL": "C"})
+        except TimeoutError as error:
+            raise self._hangs(of, timeout) from error
+
+    def _hangs(self, path: str, timeout: float) -> ChannelError:
+        return ChannelError(
+            f"{self._commands.host}:{path}: nothing was heard of it for {timeout:.0f} s: the file system "
+            "there may hang"
         )
 
     # -- there ---------------------------------------------------------------------------------------------
@@ -93,6 +113,7 @@ class Files:
                 script.STORE,
                 *place,
                 *_store(partial, 0, whole, mode),
+                of=remote,
                 input=stream.read(_SMALL + 1),
             )
             if ended.exit_status:
@@ -106,7 +127,7 @@ class Files:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 begin = self._prepare(stream, whole, place, remote)
-                self._send(stream, [*place[:3], *_store(place[3], begin, whole, mode)], begin, remote)
+                self._send(stream, [*place[:3], *_store(place[3], begin, whole, mode)], begin, whole, remote)
                 return
             except ConnectError:
                 if attempt == _ATTEMPTS:
@@ -115,7 +136,7 @@ class Files:
 
     def _prepare(self, stream: IO[bytes], whole: Digest, place: list[str], remote: str) -> int:
         """How many bytes are there already."""
-        ended = self._sh(script.PREPARE, *place)
+        ended = self._sh(script.PREPARE, *place, of=remote, timeout=_patience(whole.size))
         if ended.exit_status:
             raise refusal(remote, self._commands.host, ended.exit_status, ended.stderr)
         size, _, there = ended.stdout.decode(errors="replace").strip().partition(" ")
@@ -123,7 +144,7 @@ class Files:
             return int(size)
         return 0
 
-    def _send(self, stream: IO[bytes], arguments: list[str], begin: int, remote: str) -> None:
+    def _send(self, stream: IO[bytes], arguments: list[str], begin: int, whole: Digest, remote: str) -> None:
         process = self._commands.open(
             ["sh", "-c", script.STORE, "sh", *arguments], environment={"LC_ALL": "C"}
         )
@@ -137,7 +158,10 @@ class Files:
                 raise
             except ChannelError:  # it has ended early, and says why
                 pass
-            status = process.wait()
+            try:
+                status = process.wait(_patience(whole.size))
+            except TimeoutError as error:
+                raise self._hangs(remote, _patience(whole.size)) from error
             if status:
                 raise refusal(remote, self._commands.host, status, process.stderr_tail().encode())
 
@@ -159,6 +183,10 @@ class Files:
 def _path(path: str) -> str:
     """So that no command takes it for an option."""
     return path if path.startswith("/") else f"./{path}"
+
+
+def _patience(size: int) -> float:
+    return _LATEST + size / _SLOWEST
 
 
 def _store(partial: str, begin: int, whole: Digest, mode: str) -> list[str]:

@@ -76,8 +76,7 @@ def check_host_key(destination: Destination, key_type: str, blob: bytes) -> None
         if key.marker == "@revoked" and key.blob == blob:
             raise HostKeyError(
                 f"{destination}: {shown}, and {key} says that this key is revoked: whoever has it may "
-                f"pretend to be "
-                "this host. Nothing was sent. Ask the site for its new key"
+                "pretend to be this host. Nothing was sent. Ask the site for its new key"
             )
     trusted = [key for key in ours if key.marker == ""]
     if any(key.blob == blob for key in trusted):
@@ -96,9 +95,8 @@ def check_host_key(destination: Destination, key_type: str, blob: bytes) -> None
     authority = next((key for key in ours if key.marker == "@cert-authority"), None)
     if authority is not None:
         raise HostKeyError(
-            f"{destination}: {shown}, and {authority} trusts this host by a certificate authority, "
-            f"which SSHChannel "
-            f"cannot check. Nothing was sent. Use OpenSSHChannel, or {_REMEDY} and accept the key "
+            f"{destination}: {shown}, and {authority} trusts this host by a certificate authority, which "
+            f"SSHChannel cannot check. Nothing was sent. Use OpenSSHChannel, or {_REMEDY} and accept the key "
             f"itself: {accept}"
         )
     raise HostKeyError(
@@ -117,11 +115,9 @@ def _changed(destination: Destination, old: Sequence[HostKey], key_type: str, sh
     )
     remove = shlex.join(["ssh-keygen", "-R", destination.key_name, "-f", key.path])
     return (
-        f"{destination}: the host's key has changed: {shown}, but {key} knows it by {was}. Somebody may "
-        f"be listening "
-        f"in between, or the host was set up anew. Nothing was sent to it, no password either. If the "
-        f"site confirms "
-        f"the new key, forget the old one and accept the new: {remove} && {accept}"
+        f"{destination}: the host's key has changed: {shown}, but {key} knows it by {was}. Somebody may be "
+        "listening in between, or the host was set up anew. Nothing was sent to it, no password either. If "
+        f"the site confirms the new key, forget the old one and accept the new: {remove} && {accept}"
     )
 
 

@@ -10,14 +10,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from weft_interfaces import ChannelError
 
+from .askpass import Askpass
 from .cause import explain
 from .errors import ConnectError
 from .mux import Mux, MuxSession
+from .prompts import answerer, notebook
 
 __all__ = ["Master"]
 
@@ -32,9 +35,10 @@ _LONGEST_PATH = 60  # the system allows about 104, and ssh adds some of its own
 class Master:
     """One connection, from when it has been made until it is closed or lost.
 
-    Making it may ask the user for passwords and codes, on the terminal or through ``SSH_ASKPASS``; where
-    there is neither, nothing is asked, and what would be is an error. The process ends by itself seconds
-    after this one has, however this one ends. Raises what :func:`~.cause.explain` makes of ssh's words.
+    Making it may ask the user for passwords and codes: by the program that ``SSH_ASKPASS`` names, on the
+    terminal, or in the cell of a notebook that this thread runs; where there is none of them, nothing is
+    asked, and what would be is an error. The process ends by itself seconds after this one has, however this
+    one ends. Raises what :func:`~.cause.explain` makes of ssh's words.
     """
 
     def __init__(self, host: str, options: Sequence[str]) -> None:
@@ -52,12 +56,14 @@ class Master:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
 
-    def session(self, command: str) -> MuxSession:
-        """Start a command line. Raises :class:`ConnectError` if the connection is gone."""
+    def session(self, command: str, end: float | None = None) -> MuxSession:
+        """Start a command line. Raises :class:`ConnectError` if the connection is gone, and
+        :class:`TimeoutError` if the server has not agreed at ``end``.
+        """
         with contextlib.suppress(OSError):
             if self._log.stat().st_size > _LOG:
                 os.truncate(self._log, 0)
-        return MuxSession(self._socket, command, self.lost)
+        return MuxSession(self._socket, command, self.lost, end)
 
     @property
     def lives(self) -> bool:
@@ -87,36 +93,64 @@ class Master:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _connect(self, options: Sequence[str]) -> None:
-        asks = _can_ask()
-        command = ["ssh", "-f", "-N", "-v", "-E", str(self._log), *_ours(self._socket, asks), *options]
+        cell = _in_cell()
+        asks = cell or _can_ask()
+        ours = _ours(self._socket, asks)
+        status, lines = self._start(ours, options, asks, cell)
+        if status and any(
+            re.search("bad configuration option: remotecommand", line, re.IGNORECASE) for line in lines
+        ):
+            # OpenSSH before 7.6, which cannot be told by a file to run something else either.
+            del ours["RemoteCommand"]
+            status, lines = self._start(ours, options, asks, cell)
+        if status:
+            raise explain(self._host, options, lines, asks)
+
+    def _start(
+        self, ours: Mapping[str, object], options: Sequence[str], asks: bool, cell: bool
+    ) -> tuple[int, list[str]]:
+        """Have ssh connect, and go on in the background. Its exit status, and what it said."""
+        command = ["ssh", "-f", "-N", "-v", "-E", str(self._log)]
+        command += [*(f"-o{name}={value}" for name, value in ours.items()), *options]
         command += [f"-oConnectTimeout={_CONNECT}", f"-oServerAliveInterval={_ALIVE_INTERVAL}"]
         command += [f"-oServerAliveCountMax={_ALIVE_COUNT}", "--", self._host]
-        null = subprocess.DEVNULL
-        with open(self._folder / "stderr", "wb") as stderr:
+        with open(self._folder / "stderr", "wb") as stderr, contextlib.ExitStack() as stack:
+            askpass = stack.enter_context(self._askpass()) if cell else None
+            variables = {**os.environ, **(askpass.variables if askpass else {})}
+            null = subprocess.DEVNULL
             try:
-                ended = subprocess.run(
+                ssh = subprocess.Popen(
                     command,
                     stdin=null,
                     stdout=null,
                     stderr=stderr,
-                    timeout=None if asks else _WITHOUT_QUESTIONS,
-                    start_new_session=not asks,
-                    check=False,
+                    env=variables,
+                    start_new_session=cell or not asks,
                 )
+                stack.enter_context(ssh)
+                stack.callback(ssh.kill)
+                if askpass:
+                    askpass.answer(ssh)
+                status = ssh.wait(None if asks else _WITHOUT_QUESTIONS)
             except FileNotFoundError as error:
                 raise ChannelError(
                     f"{self._host} cannot be reached: there is no ssh on PATH; install OpenSSH's client"
                 ) from error
             except subprocess.TimeoutExpired as error:
                 raise ConnectError(f"{self._host} was not reached within {_WITHOUT_QUESTIONS:g} s") from error
-        if ended.returncode:
-            lines = [*_lines(self._folder / "stderr"), *_lines(self._log)]
-            raise explain(self._host, options, lines, asks)
+        return status, [*_lines(self._folder / "stderr"), *_lines(self._log)]
+
+    @contextlib.contextmanager
+    def _askpass(self) -> Iterator[Askpass]:
+        with tempfile.TemporaryDirectory(prefix="", dir=self._folder) as folder:
+            ask = answerer(None, lambda: True)
+            with contextlib.closing(Askpass(Path(folder), self._host, ask)) as askpass:
+                yield askpass
 
 
-def _ours(path: str, asks: bool) -> list[str]:
+def _ours(path: str, asks: bool) -> dict[str, object]:
     """What the channel needs, whatever the user's files say: ssh keeps the first value of an option."""
-    wanted = {
+    return {
         "ControlMaster": "yes",
         "ControlPath": path,
         "ControlPersist": _PERSIST,
@@ -127,7 +161,12 @@ def _ours(path: str, asks: bool) -> list[str]:
         "RemoteCommand": "none",
         "RequestTTY": "no",
     }
-    return [f"-o{name}={value}" for name, value in wanted.items()]
+
+
+def _in_cell() -> bool:
+    """Whether this thread runs a cell of a notebook, which can be asked, and no other program is to ask."""
+    main = threading.current_thread() is threading.main_thread()
+    return main and notebook() and not os.environ.get("SSH_ASKPASS")
 
 
 def _can_ask() -> bool:

@@ -10,6 +10,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 
 from weft_interfaces import ChannelError
@@ -67,19 +68,24 @@ class Mux:
             while True:
                 self.receive()
 
-    def new_session(self, command: str, streams: list[socket.socket]) -> None:
+    def new_session(self, command: str, streams: list[socket.socket], timeout: float | None) -> None:
         """Ask for a session with these as stdin, stdout and stderr, and wait until the server has agreed.
 
-        Raises :class:`SessionRefusedError` when it has not.
+        Raises :class:`SessionRefusedError` when it has not, :class:`TimeoutError` after so many seconds; when
+        the server is gone, ssh notices.
         """
         text = command.encode()
         # reserved; tty, X11, agent, subsystem: none; no escape character; the terminal's type; the command
         rest = _string(b"") + struct.pack(">5I", 0, 0, 0, 0, _NO_ESCAPE) + _string(b"") + _string(text)
-        self._socket.settimeout(None)  # the server is far; when it is gone, ssh notices
         self._send(_NEW_SESSION, 0, rest)
         for stream in streams:
             self._passed(stream)
-        kind, rest = self.receive()
+        self._socket.settimeout(timeout)
+        try:
+            kind, rest = self.receive()
+        except TimeoutError:
+            raise TimeoutError("the server has opened no session before the timeout had passed") from None
+        self._socket.settimeout(None)
         if kind == _OPENED:
             return
         why = _text(rest, 4) if kind in (_FAILURE, _PERMISSION_DENIED) else f"unexpected answer {kind:#x}"
@@ -140,23 +146,28 @@ class Mux:
 
 
 class MuxSession:
-    """A :class:`~.session.Session` of a control socket. lost: the error of a connection that is gone."""
+    """A :class:`~.session.Session` of a control socket. lost: the error of a connection that is gone. end:
+    when to give up, on the clock of :func:`time.monotonic`.
+    """
 
-    def __init__(self, path: str, command: str, lost: Callable[[], ChannelError]) -> None:
+    def __init__(
+        self, path: str, command: str, lost: Callable[[], ChannelError], end: float | None = None
+    ) -> None:
         self._lost = lost
-        self._mux = Mux(path)
-        pairs = [socket.socketpair() for _ in range(3)]
-        self._stdin, self._stdout, self._stderr = (ours for ours, _ in pairs)
         self._waiting = threading.Lock()
         self._status: int | None = None
-        try:
-            self._mux.new_session(command, [theirs for _, theirs in pairs])
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            for _, theirs in pairs:
-                theirs.close()
+        with contextlib.ExitStack() as failed, contextlib.ExitStack() as passed:
+            self._mux = failed.enter_context(contextlib.closing(Mux(path)))
+            streams: list[socket.socket] = []
+            theirs: list[socket.socket] = []
+            for _ in range(3):
+                one, other = socket.socketpair()
+                streams.append(failed.enter_context(one))
+                theirs.append(passed.enter_context(other))
+            self._stdin, self._stdout, self._stderr = streams
+            timeout = None if end is None else max(end - time.monotonic(), 0.001)
+            self._mux.new_session(command, theirs, timeout)
+            failed.pop_all()
 
     def read(self, size: int) -> bytes:
         return _receive(self._stdout, size)

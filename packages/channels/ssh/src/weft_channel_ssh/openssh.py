@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from weft_interfaces import ChannelError
+from weft_interfaces import AuthenticationNeededError, ChannelError
 
-from .errors import AuthenticationError, ConnectError, HostKeyError
+from .errors import ConnectError, HostKeyError
 from .master import Master
 from .session import Session
 from .shell import ShellChannel
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenSSHChannel"]
 
-_LASTING = (AuthenticationError, HostKeyError)  # what trying again does not help
+_LASTING = (AuthenticationNeededError, HostKeyError)  # what trying again does not help
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between attempts to connect
 
 
@@ -33,10 +34,11 @@ class OpenSSHChannel(ShellChannel):
     every command gets.
 
     Nothing is done before the first command; that one connects. Passwords and codes are asked for once per
-    connection, by ssh: on the terminal, or through ``SSH_ASKPASS``. A connection that is lost is made again
-    by the next command. Failed attempts are followed by a pause, 1 s at first and 60 s at last, in which
-    commands fail at once; after one that the host refused (:class:`AuthenticationError`,
-    :class:`HostKeyError`) nothing is tried until ``authenticate`` is called.
+    connection, by ssh: through ``SSH_ASKPASS``, on the terminal, or in the cell of a notebook that connects.
+    A connection that is lost is made again by the next command. Failed attempts are followed by a pause, 1 s
+    at first and 60 s at last, in which commands fail at once; after one that the host refused, or for which
+    nobody could be asked (:class:`~weft_interfaces.AuthenticationNeededError`, :class:`HostKeyError`) nothing
+    is tried until ``authenticate`` is called.
 
     Channels with equal arguments are equal, and share what is asked of a batch system. Pickling keeps the
     arguments, and no connection. Methods may be called from any thread. Raises :class:`ChannelError`, with
@@ -94,20 +96,20 @@ class OpenSSHChannel(ShellChannel):
             self._trouble, self._next = None, 0.0
         self._connected()
 
-    def _start(self, command: str) -> Session:
-        master = self._connected()
+    def _start(self, command: str, end: float | None = None) -> Session:
+        master = self._connected(end)
         try:
-            return master.session(command)
+            return master.session(command, end)
         except ConnectError:
             self._forget(master)
-        return self._connected().session(command)
+        return self._connected(end).session(command, end)
 
     def _is_connected(self) -> bool:
         master = self._master
         return master is not None and master.lives
 
-    def _connected(self) -> Master:
-        with self._connecting:
+    def _connected(self, end: float | None = None) -> Master:
+        with self._turn(end):
             if self._master is not None and self._master.lives:
                 return self._master
             self._check()
@@ -125,6 +127,17 @@ class OpenSSHChannel(ShellChannel):
             self._trouble, self._failures = None, 0
             self._reconnected()
             return self._master
+
+    @contextlib.contextmanager
+    def _turn(self, end: float | None) -> Iterator[None]:
+        """Wait for another thread that connects."""
+        left = -1.0 if end is None else max(end - time.monotonic(), 0.0)
+        if not self._connecting.acquire(timeout=left):
+            raise TimeoutError(f"{self._host}: the timeout has passed while another thread was connecting")
+        try:
+            yield
+        finally:
+            self._connecting.release()
 
     def _may_connect(self) -> None:
         """Raises the last trouble while it is too early to try again."""

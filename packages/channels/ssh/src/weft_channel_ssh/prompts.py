@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from weft_interfaces import AuthenticationNeededError
 
-__all__ = ["Answerer", "Question", "answerer"]
+__all__ = ["Answerer", "Question", "answerer", "notebook"]
 
 _LOOK = 0.25  # seconds between looks at whether the question still stands
 
@@ -20,9 +20,8 @@ _asking = threading.Lock()  # one person, one question at a time
 
 
 class Question(NamedTuple):
-    """What a person is asked. kind: ``password``, ``passphrase`` (of a key file) or ``challenge`` (what the
-    server
-    asks, such as a second factor). echo: whether the answer may be seen.
+    """What a person is asked. kind: ``password``, ``passphrase`` (of a key file), ``challenge`` (what the
+    server asks, such as a second factor) or ``choice`` (yes or no). echo: whether the answer may be seen.
     """
 
     destination: str
@@ -37,8 +36,7 @@ Answerer = Callable[[Question], str]
 
 def answerer(prompts: Answerer | None, stands: Callable[[], bool]) -> Answerer:
     """Who answers: ``prompts``, or whoever sits at the terminal or the notebook. ``stands`` says whether the
-    answer
-    is still of use.
+    answer is still of use.
 
     The answerer raises :class:`~weft_interfaces.AuthenticationNeededError` when nobody can be asked.
     """
@@ -46,9 +44,9 @@ def answerer(prompts: Answerer | None, stands: Callable[[], bool]) -> Answerer:
         return prompts
 
     def ask(question: Question) -> str:
-        notebook = _in_notebook()
+        here = notebook()
         with _asking:
-            if notebook:
+            if here:
                 return _ask_in_notebook(question)
             return _ask_in_terminal(question, stands)
 
@@ -65,7 +63,7 @@ def _words(question: Question) -> str:
     return f"{head} {text.rstrip()} "
 
 
-def _in_notebook() -> bool:
+def notebook() -> bool:
     """Whether this is an ipykernel, whose input() asks in the page of the notebook."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return getattr(shell, "kernel", None) is not None
@@ -77,7 +75,7 @@ def _ask_in_notebook(question: Question) -> str:
     if threading.current_thread() is not threading.main_thread():
         raise AuthenticationNeededError(
             f"{question.destination} asks {question.text.strip()!r}, and a notebook can be asked by its "
-            f"cells only"
+            "cells only: call authenticate() of the channel in one"
         )
     try:
         return input(_words(question)) if question.echo else getpass.getpass(_words(question))
@@ -123,10 +121,9 @@ def _terminal(question: Question) -> Iterator[int]:
         if terminal >= 0:
             os.close(terminal)
         raise AuthenticationNeededError(
-            f"{question.destination} asks {question.text.strip()!r}, and there is neither a terminal "
-            f"nor a notebook to "
-            f"ask in ({error.strerror or error}): pass prompts= or password=, or authenticate where "
-            f"there is one"
+            f"{question.destination} asks {question.text.strip()!r}, and there is neither a terminal nor a "
+            f"notebook to ask in ({error.strerror or error}): pass prompts= or password=, or authenticate "
+            "where there is one"
         ) from None
     try:
         yield terminal

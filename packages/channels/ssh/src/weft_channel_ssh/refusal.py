@@ -15,6 +15,7 @@ _WORDS = {
     script.NOT_EMPTY: (errno.EEXIST, "a directory that is not empty is there"),
     script.NO_DIRECTORY: (errno.EEXIST, "it is there, and is no directory"),
     script.WRONG_KIND: (errno.ENOTDIR, ""),
+    script.SPECIAL: (errno.EINVAL, "it is neither a file nor a directory"),
     script.CHANGED: (errno.EIO, "its content did not arrive as it was, or changed on the way"),
 }
 _SAID = (

@@ -33,10 +33,10 @@ class RemoteSession:
         self._closed = False
 
     @classmethod
-    def start(cls, connection: Connection, command: str) -> RemoteSession:
+    def start(cls, connection: Connection, command: str, end: float | None = None) -> RemoteSession:
         """Open a session and have it run ``command``; the server's word that it does is not waited for."""
         for last in (False, True):
-            transport = connection.transport()
+            transport = connection.transport(end)
             try:
                 channel = _open(transport, connection)
                 _execute(transport, channel, command)
@@ -108,9 +108,8 @@ class RemoteSession:
             raise self._connection.why_lost()
         if not channel.event_ready:
             raise ChannelError(
-                f"{self._connection.destination}: the server runs no commands for this user (sftp only, "
-                f"or another "
-                "restriction of the account)"
+                f"{self._connection.destination}: the server runs no commands for this user (sftp only, or "
+                "another restriction of the account)"
             )
         return 255  # ended by a signal, or by a server that says no more
 

@@ -13,12 +13,13 @@ __all__ = [
     "NOT_EMPTY",
     "NO_DIRECTORY",
     "PREPARE",
+    "SPECIAL",
     "STORE",
     "TAKEN",
     "WRONG_KIND",
 ]
 
-ABSENT, TAKEN, NOT_EMPTY, WRONG_KIND, CHANGED, NO_DIRECTORY = 93, 94, 95, 96, 97, 98
+ABSENT, TAKEN, NOT_EMPTY, WRONG_KIND, CHANGED, NO_DIRECTORY, SPECIAL = 93, 94, 95, 96, 97, 98, 99
 
 # $1: the directory; $2: the name; $3: file or tree.
 _PLACE = f"""
@@ -63,14 +64,17 @@ fi
 )
 
 # $1: the path; $2: how large a file may be for its content to follow at once. Writes the kind, the size, the
-# permissions and the sum.
+# permissions and the sum. What tar cannot read is not left out: that is an error.
 LOOK = (
     FAR_SUM
     + f"""
 [ -e "$1" ] || [ -h "$1" ] || {{ ls -d "$1" >/dev/null; exit {ABSENT}; }}
 if [ -d "$1" ]; then
     cd -- "$1" >/dev/null || exit 1
-    sum=$(tar -cf - . | weft_sum) && echo "tree 0 - $sum"
+    sum=$(exec 3>&1; {{ tar -cf - . || echo broken >&3; }} | weft_sum) || exit 1
+    case $sum in *broken*) exit 1 ;; esac
+    echo "tree 0 - $sum"
+elif [ -e "$1" ] && [ ! -f "$1" ]; then exit {SPECIAL}
 else
     size=$(wc -c < "$1") && mode=$(ls -ldL "$1") && sum=$(weft_sum < "$1") || exit 1
     echo "file" $size "${{mode%% *}}" "$sum"

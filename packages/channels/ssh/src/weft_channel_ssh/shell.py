@@ -47,14 +47,15 @@ class ShellChannel(BaseChannel):
     # -- what a connection gives ---------------------------------------------------------------------------
 
     @abstractmethod
-    def _start(self, command: str) -> Session:
+    def _start(self, command: str, end: float | None = None) -> Session:
         """Have the far side's login shell run ``command``, connecting first if need be; any threads.
 
-        Returning means that the far side was asked to; what keeps it from that may be raised by the session
-        later. Raises :class:`SessionRefusedError` (or the session does, before the command begins) when the
-        connection is good but has as many sessions as the server allows: the call is made again when one of
-        this channel's sessions has ended. Raises another :class:`ChannelError` when there is no connection
-        and none can be made.
+        end: on the clock of :func:`time.monotonic`, until when to wait for another thread that connects, and
+        may be asking a person; raises :class:`TimeoutError` then. Returning means that the far side was asked
+        to; what keeps it from that may be raised by the session later. Raises :class:`SessionRefusedError`
+        (or the session does, before the command begins) when the connection is good but has as many sessions
+        as the server allows: the call is made again when one of this channel's sessions has ended. Raises
+        another :class:`ChannelError` when there is no connection and none can be made.
         """
 
     @abstractmethod
@@ -82,9 +83,9 @@ class ShellChannel(BaseChannel):
     ) -> CommandResult:
         end = None if timeout is None else time.monotonic() + timeout
         process = self._begin(argv, environment, cwd, len(input), end)
-        with contextlib.closing(process), _Watch(process, end) as watch:
+        with _Input(process, input), contextlib.closing(process), _Watch(process, end) as watch:
             try:
-                stdout = _exchange(process, input)
+                stdout = _read_all(process)
                 result = CommandResult(process.wait(_GRACE), stdout, process.stderr)
                 if not watch.expired:
                     return result
@@ -139,7 +140,7 @@ class ShellChannel(BaseChannel):
 
         def start(slot: Slot) -> ShellProcess:
             self._check()
-            session = self._start(COMMAND)
+            session = self._start(COMMAND, end)
             wrapper = Wrapper(argv, variables, cwd, size)
 
             def ended(process: ShellProcess) -> None:
@@ -162,7 +163,7 @@ class ShellChannel(BaseChannel):
                 process.close()
                 raise
 
-        return self._slots.take(start, latest, lambda why: self._no_slot(name, why))
+        return self._slots.take(start, latest, lambda why: self._no_slot(name, end, why))
 
     def _kill(self, main: int) -> None:
         """Kill what a wrapper runs. In a thread, since a connection that has died takes long to say so."""
@@ -172,7 +173,7 @@ class ShellChannel(BaseChannel):
             while self._is_connected() and time.monotonic() < end:
                 with (
                     contextlib.suppress(ChannelError, TimeoutError),
-                    contextlib.closing(self._start(killer(main))) as session,
+                    contextlib.closing(self._start(killer(main), end)) as session,
                 ):
                     session.close_stdin()
                     while session.read(_CHUNK):
@@ -194,12 +195,13 @@ class ShellChannel(BaseChannel):
             "forced command), or a login file (such as .bashrc) waits for something, or the host is busy"
         )
 
-    def _no_slot(self, name: str, why: str) -> Exception:
+    def _no_slot(self, name: str, end: float | None, why: str) -> Exception:
         with self._lock:
             names = sorted({process.name for process in self._processes if not process.has_ended})
-        return ChannelError(
-            f"{name} had to wait too long for a session: {why}; open are: {', '.join(names) or 'none'}"
-        )
+        words = f"{why}; open are: {', '.join(names) or 'none'}"
+        if end is not None and time.monotonic() >= end:
+            return TimeoutError(f"{name} had no session before its timeout had passed: {words}")
+        return ChannelError(f"{name} had to wait too long for a session: {words}")
 
 
 class _Watch:
@@ -219,23 +221,40 @@ class _Watch:
     def __exit__(self, *_: object) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer.join(_GRACE + _KILL)
 
     def _expire(self) -> None:
         self.expired = True
         self._process.expire(_GRACE)
 
 
-def _exchange(process: ShellProcess, input: bytes) -> bytes:
-    """Send the input while the output comes; a command need not read it."""
+class _Input:
+    """Sends the input of a command, which need not read it, while its output comes. To be left when the
+    command is closed.
+    """
 
-    def write() -> None:
+    def __init__(self, process: ShellProcess, input: bytes) -> None:
+        self._process, self._input = process, input
+        self._writer: threading.Thread | None = None
+
+    def __enter__(self) -> None:
+        if len(self._input) > _INLINE:
+            name = f"input of {self._process.name}"
+            self._writer = threading.Thread(target=self._write, name=name, daemon=True)
+            self._writer.start()
+        elif self._input:
+            self._write()
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.join(_GRACE)
+
+    def _write(self) -> None:
         with contextlib.suppress(ChannelError):
-            process.write(input)
+            self._process.write(self._input)
 
-    if len(input) > _INLINE:
-        threading.Thread(target=write, name=f"input of {process.name}", daemon=True).start()
-    elif input:
-        write()
+
+def _read_all(process: ShellProcess) -> bytes:
     output = []
     while data := process.read(_CHUNK):
         output.append(data)

@@ -84,6 +84,10 @@ _PYTHON = (
 _PERL = "use POSIX; POSIX::setsid(); exec @ARGV"
 
 
+# What shells keep for themselves: the program that is started gets these otherwise.
+_SHELLS_OWN = ("BASHOPTS", "BASH_VERSINFO", "EUID", "IFS", "PPID", "SHELLOPTS", "UID")
+
+
 class Wrapper:
     """One command for the far side: ``line`` is sent to the stdin of ``COMMAND``, before the input.
 
@@ -101,7 +105,7 @@ class Wrapper:
         plain = {
             name: value
             for name, value in environment.items()
-            if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)
+            if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) and name not in _SHELLS_OWN
         }
         exports = [
             f"export weft_{number}={_quote(f'{name}={value}')};"
@@ -131,6 +135,10 @@ def check(argv: Sequence[str], environment: Mapping[str, str], host: str) -> Non
     for word in (*argv, *environment.keys(), *environment.values()):
         if "\0" in word:
             raise ChannelError(f"{argv[0]!r} could not be started on {host}: {word!r} has a null character")
+        try:
+            os.fsencode(word)
+        except UnicodeEncodeError as error:
+            raise ChannelError(f"{argv[0]!r} could not be started on {host}: {error}") from error
     for name in environment:
         if not name or "=" in name:
             raise ChannelError(f"{argv[0]!r} could not be started on {host}: {name!r} cannot name a variable")
