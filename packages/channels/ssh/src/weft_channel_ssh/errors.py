@@ -7,6 +7,7 @@
     ├── AuthenticationNeededError  (of weft_interfaces) nothing is tried before somebody authenticates
     │   └── AuthenticationError  the host was reached and refused the user
     ├── HostKeyError             the host could not prove who it is: nothing was sent to it
+    ├── SessionEndedError        the connection is good, but the server has ended a command's session early
     └── SessionRefusedError      the connection is good, but takes no further command now (MaxSessions)
 """
 
@@ -14,7 +15,13 @@ from __future__ import annotations
 
 from weft_interfaces import AuthenticationNeededError, ChannelError
 
-__all__ = ["AuthenticationError", "ConnectError", "HostKeyError", "SessionRefusedError"]
+__all__ = [
+    "AuthenticationError",
+    "ConnectError",
+    "HostKeyError",
+    "SessionEndedError",
+    "SessionRefusedError",
+]
 
 
 class ConnectError(ChannelError):
@@ -27,6 +34,10 @@ class AuthenticationError(AuthenticationNeededError):
 
 class HostKeyError(ChannelError):
     """The host's key is unknown, or is not the one that is known. No password or other data was sent."""
+
+
+class SessionEndedError(ChannelError):
+    """The server has ended a session and said neither that a command was run nor how it ended."""
 
 
 class SessionRefusedError(ChannelError):

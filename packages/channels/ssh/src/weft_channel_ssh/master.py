@@ -18,7 +18,7 @@ from weft_interfaces import ChannelError
 
 from .askpass import Askpass
 from .cause import explain
-from .errors import ConnectError
+from .errors import ConnectError, SessionEndedError
 from .mux import Mux, MuxSession
 from .prompts import answerer, notebook
 
@@ -75,7 +75,9 @@ class Master:
         return True
 
     def lost(self) -> ChannelError:
-        """The error of a connection that is gone, with ssh's last words."""
+        """The error of a session without an end: of a connection that is gone, with ssh's last words."""
+        if self.lives:
+            return SessionEndedError(f"{self._host}: the server has ended a session without an exit status")
         words = [
             line for line in _lines(self._log) if re.search(r"Timeout, server|closed by|reset|Broken", line)
         ]

@@ -13,7 +13,7 @@ from paramiko.common import cMSG_CHANNEL_REQUEST
 from weft_interfaces import ChannelError
 
 from .connection import WINDOW, Connection
-from .errors import SessionRefusedError
+from .errors import SessionEndedError, SessionRefusedError
 
 __all__ = ["RemoteSession"]
 
@@ -107,7 +107,7 @@ class RemoteSession:
         if not self._transport.is_active():
             raise self._connection.why_lost()
         if not channel.event_ready:
-            raise ChannelError(
+            raise SessionEndedError(
                 f"{self._connection.destination}: the server runs no commands for this user (sftp only, or "
                 "another restriction of the account)"
             )

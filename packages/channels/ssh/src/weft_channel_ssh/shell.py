@@ -11,6 +11,7 @@ from pathlib import Path
 
 from weft_interfaces import BaseChannel, ChannelError, CommandResult
 
+from .errors import SessionEndedError
 from .files import Files
 from .process import ShellProcess
 from .session import Session
@@ -23,6 +24,7 @@ _BEGIN = 60.0  # seconds for a command to begin, and for the login files of the 
 _GRACE = 5.0  # seconds for a command to be killed there by the end of its stdin
 _KILL = 5.0  # seconds for the session that kills what another one has left
 _AGAIN = 0.2
+_ATTEMPTS = 4
 _INLINE = 32768  # bytes that fit into any pipe: nobody has to wait for them to be taken
 _CHUNK = 1 << 16
 
@@ -163,7 +165,14 @@ class ShellChannel(BaseChannel):
                 process.close()
                 raise
 
-        return self._slots.take(start, latest, lambda why: self._no_slot(name, end, why))
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self._slots.take(start, latest, lambda why: self._no_slot(name, end, why))
+            except SessionEndedError:
+                # Before the command began. Dropbear does so now and then when another session ends.
+                if attempt == _ATTEMPTS or time.monotonic() >= latest:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
     def _kill(self, main: int) -> None:
         """Kill what a wrapper runs. In a thread, since a connection that has died takes long to say so."""
