@@ -1,4 +1,4 @@
-"""The user's own ssh may be years old: OpenSSH 7.5, which knows no option that 7.4 (of CentOS 7) does not know."""
+"""The user's own ssh may be years old: here it is OpenSSH 7.5, whose options are those of 7.4 (of CentOS 7)."""
 
 from __future__ import annotations
 

@@ -359,6 +359,27 @@ def test_output_that_nobody_reads_holds_up_nothing(open_channel: Open) -> None:
     assert (len(result.stdout), len(result.stderr), result.exit_status) == (1000, 30_000_000, 0)
 
 
+def test_sessions_that_end_while_keys_are_exchanged_or_they_are_written_to_cost_no_connection(
+    servers: SshServers, open_channel: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paramiko.packet.Packetizer.REKEY_BYTES", 500_000)
+    channel = open_channel("nosftp")
+    hello(channel)
+    before = servers["nosftp"].connections
+
+    def run() -> None:
+        for _ in range(25):
+            assert channel.run(["true"], input=bytes(300_000), timeout=30).exit_status == 0
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    hello(channel)
+    assert servers["nosftp"].connections == before
+
+
 def test_much_output_that_nobody_reads_costs_little_memory(open_channel: Open) -> None:
     channel = open_channel("key")
     hello(channel)

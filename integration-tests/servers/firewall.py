@@ -11,8 +11,8 @@ from .process import ServerError, program
 
 __all__ = ["Counters", "Firewall"]
 
-# Only ssh comes in, only answers to it go out, and nothing goes through, but between compute nodes, of which a
-# bridge asks the firewall on some machines. Links of IPv6 talk by themselves.
+# Only ssh comes in, only answers to it go out, and nothing goes through, but between compute nodes: on some
+# machines their bridge asks the firewall, too. Links of IPv6 talk by themselves.
 _WALL = """
 table inet wall {{
   counter connections {{ }}

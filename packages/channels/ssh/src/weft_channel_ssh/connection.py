@@ -30,6 +30,7 @@ from .dialogue import Dialogue
 from .errors import ConnectError
 from .host_keys import check_host_key, known_types
 from .prompts import answerer
+from .transport import Transport, Tunnel
 from .wire import Wire, connect
 
 __all__ = ["WINDOW", "Connection"]
@@ -72,7 +73,7 @@ class Connection:
         self._changed = threading.Condition()
         self._opening = threading.Lock()
         self.last_session = float("-inf")  # when one was closed, by time.monotonic()
-        self._transport: paramiko.Transport | None = None
+        self._transport: Transport | None = None
         self._wire: Wire | None = None
         self._busy = self._closed = False
         self._was_made = False  # once
@@ -100,7 +101,7 @@ class Connection:
         """Whether it waits for somebody to authenticate."""
         return self._refusal is not None
 
-    def transport(self, end: float | None = None) -> paramiko.Transport:
+    def transport(self, end: float | None = None) -> Transport:
         """The connection, made if there is none.
 
         Waits while another thread makes it, also when that asks a person, but not longer than to ``end`` (on
@@ -142,7 +143,7 @@ class Connection:
         if self.above is not None and self._owns_above:
             self.above.close()
 
-    def drop(self, transport: paramiko.Transport, error: BaseException) -> ChannelError:
+    def drop(self, transport: Transport, error: BaseException) -> ChannelError:
         """Give up a connection that does not do what it should; what to say of it."""
         lost = self.why_lost() if not transport.is_active() else None
         transport.close()
@@ -158,9 +159,9 @@ class Connection:
     # -- whose turn it is -----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _turn(self, deadline: float, end: float | None) -> Iterator[paramiko.Transport | None]:
+    def _turn(self, deadline: float, end: float | None) -> Iterator[Transport | None]:
         """Wait until there is a connection, or it is this thread's turn to make it: then None."""
-        transport: paramiko.Transport | None = None
+        transport: Transport | None = None
         with self._changed:
             while True:
                 if self._closed:
@@ -193,7 +194,7 @@ class Connection:
                     self._busy = False
                     self._changed.notify_all()
 
-    def _attempt(self) -> paramiko.Transport:
+    def _attempt(self) -> Transport:
         _end(self._transport, self._wire)
         try:
             transport = self._connect()
@@ -220,10 +221,10 @@ class Connection:
 
     # -- one attempt ----------------------------------------------------------------------------------------
 
-    def _connect(self) -> paramiko.Transport:
+    def _connect(self) -> Transport:
         destination = self.destination
         wire = Wire(self._below())
-        transport = paramiko.Transport(cast(Any, wire))
+        transport = Transport(wire)
         cast(Any, transport).logger = _Quiet(logging.getLogger("paramiko.transport"), {})
         try:
             with self._changed:
@@ -262,13 +263,14 @@ class Connection:
             raise ConnectError(f"{error} (this is the jump host on the way to {destination})") from error
         target = (destination.hostname, destination.port)
         try:
-            return transport.open_channel(
+            channel = transport.open_channel(
                 "direct-tcpip",
                 target,
                 ("127.0.0.1", 0),
                 window_size=WINDOW,
                 timeout=destination.connect_timeout,
             )
+            return Tunnel(transport, channel)
         except paramiko.ChannelException as error:
             if error.code == OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED:
                 raise ChannelError(
@@ -284,7 +286,7 @@ class Connection:
                 f"{destination}: the jump host {jump} did not go on: {_words(error)}"
             ) from error
 
-    def _exchange_keys(self, transport: paramiko.Transport) -> None:
+    def _exchange_keys(self, transport: Transport) -> None:
         destination = self.destination
         options = transport.get_security_options()
         options.ciphers = _those(_CIPHERS, options.ciphers)
@@ -331,7 +333,7 @@ def _probe(transport: Any) -> None:
         transport._send_message(message)
 
 
-def _end(transport: paramiko.Transport | None, wire: Wire | None) -> None:
+def _end(transport: Transport | None, wire: Wire | None) -> None:
     """Close it, and wait until its thread has ended."""
     if transport is None or wire is None:
         return
@@ -345,7 +347,7 @@ def _end(transport: paramiko.Transport | None, wire: Wire | None) -> None:
         transport.join(5.0)
 
 
-def _why(transport: paramiko.Transport | None, wire: Wire | None) -> str | None:
+def _why(transport: Transport | None, wire: Wire | None) -> str | None:
     """What ended a connection, if it was not simply closed."""
     error: BaseException | None = wire.trouble if wire is not None else None
     if error is None and transport is not None:

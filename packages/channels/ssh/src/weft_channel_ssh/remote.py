@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import Any, cast
 
 import paramiko
 from paramiko import Message
@@ -14,6 +13,7 @@ from weft_interfaces import ChannelError
 
 from .connection import WINDOW, Connection
 from .errors import SessionEndedError, SessionRefusedError
+from .transport import Transport
 
 __all__ = ["RemoteSession"]
 
@@ -25,9 +25,7 @@ _PART = 32_000  # bytes of one message; servers take no larger ones
 class RemoteSession:
     """A :class:`~.session.Session` on a channel of paramiko."""
 
-    def __init__(
-        self, connection: Connection, transport: paramiko.Transport, channel: paramiko.Channel
-    ) -> None:
+    def __init__(self, connection: Connection, transport: Transport, channel: paramiko.Channel) -> None:
         self._connection, self._transport, self._channel = connection, transport, channel
         self._readable = [memoryview(b""), memoryview(b"")]
         self._closed = False
@@ -60,7 +58,8 @@ class RemoteSession:
         if not data:
             receive = (self._channel.recv, self._channel.recv_stderr)[stream]
             # All that is there: paramiko moves the rest of its buffer at each read.
-            data = memoryview(receive(max(size, WINDOW)))
+            with self._transport.using(self._channel):
+                data = memoryview(receive(max(size, WINDOW)))
             if not data:
                 self._check_end()
                 return b""
@@ -76,7 +75,8 @@ class RemoteSession:
         view = memoryview(data)
         while view:
             try:
-                sent = self._channel.send(bytes(view[:_PART]))
+                with self._transport.using(self._channel):
+                    sent = self._channel.send(bytes(view[:_PART]))
             except (paramiko.SSHException, EOFError, OSError) as error:
                 raise self._gone() from error
             if not sent or self._channel.closed:
@@ -91,7 +91,10 @@ class RemoteSession:
         return self._connection.why_lost()
 
     def close_stdin(self) -> None:
-        with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+        with (
+            contextlib.suppress(paramiko.SSHException, EOFError, OSError),
+            self._transport.using(self._channel),
+        ):
             self._channel.shutdown_write()
 
     def wait(self, timeout: float | None = None) -> int:
@@ -121,7 +124,7 @@ class RemoteSession:
             self._connection.last_session = time.monotonic()
 
 
-def _open(transport: paramiko.Transport, connection: Connection) -> paramiko.Channel:
+def _open(transport: Transport, connection: Connection) -> paramiko.Channel:
     """Raises :class:`SessionRefusedError` when the server says no."""
     pauses = [0.005 * 2**number for number in range(7)]
     while True:
@@ -138,14 +141,14 @@ def _open(transport: paramiko.Transport, connection: Connection) -> paramiko.Cha
             time.sleep(pauses.pop(0))
 
 
-def _is_refusal(transport: paramiko.Transport, error: Exception) -> bool:
+def _is_refusal(transport: Transport, error: Exception) -> bool:
     """Whether the server said no. Of threads that are refused together, paramiko tells but one why."""
     if isinstance(error, paramiko.ChannelException):
         return True
     return transport.is_active() and str(error) == "Unable to open channel."
 
 
-def _execute(transport: paramiko.Transport, channel: paramiko.Channel, command: str) -> None:
+def _execute(transport: Transport, channel: paramiko.Channel, command: str) -> None:
     """paramiko's own exec_command waits for the answer: a round trip, and without a limit."""
     message = Message()
     message.add_byte(cMSG_CHANNEL_REQUEST)
@@ -153,4 +156,5 @@ def _execute(transport: paramiko.Transport, channel: paramiko.Channel, command: 
     message.add_string("exec")
     message.add_boolean(True)
     message.add_string(command.encode(errors="surrogateescape"))
-    cast(Any, transport)._send_user_message(message)
+    with transport.using(channel):
+        transport._send_user_message(message)
