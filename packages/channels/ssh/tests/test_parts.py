@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from weft_channel_ssh import AuthenticationError, ConnectError, HostKeyError
 from weft_channel_ssh.cause import explain
 from weft_channel_ssh.digest import digest
+from weft_channel_ssh.errors import CutError
 from weft_channel_ssh.marks import Sieve
 from weft_channel_ssh.tree import pack, unpack
 
@@ -119,7 +120,8 @@ def test_the_same_tree_is_the_same_bytes(tmp_path: Path) -> None:
             ConnectError,
             "gate does not answer on port 22",
         ),
-        (["kex_exchange_identification: read: Connection reset by peer"], ConnectError, "too many logins"),
+        (["kex_exchange_identification: read: Connection reset by peer"], CutError, "too many logins"),
+        (["Connection to 10.0.0.1 port 22 timed out"], CutError, "timed out before the user was let in"),
         (
             [
                 "debug1: Server host key: ssh-ed25519 SHA256:abc",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from weft_interfaces import ChannelError
 
-from .errors import AuthenticationError, ConnectError, HostKeyError
+from .errors import AuthenticationError, ConnectError, CutError, HostKeyError
 
 __all__ = ["explain"]
 
@@ -29,11 +29,16 @@ _UNREACHED = (
     ),
     (r"connect to host (\S+) port (\d+): (.*)", "{0} cannot be reached on port {1}: {2}"),
     (r"open failed: (?:connect failed: )?(.*)", "a jump host could not go on to the next host: {0}"),
+)
+_CUT = (
     (
         r"(?:kex|ssh)_exchange_identification: (.*)",
         "the connection was cut before the host had said who it is ({0}): too many logins, or no sshd there",
     ),
-    (r"Connection (closed|reset|timed out)(.*)", "the connection was {0}{1} before the user was let in"),
+    (
+        r"Connection (?:to \S+ port \d+ )?(closed|reset|timed out)(.*)",
+        "the connection {0}{1} before the user was let in: is the network still up?",
+    ),
 )
 
 
@@ -47,9 +52,10 @@ def explain(host: str, options: Sequence[str], lines: Sequence[str], asked: bool
     by_hand = shlex.join(["ssh", *options, host, "true"])
     if error := _host_key(host, by_hand, text, log) or _refused_user(host, by_hand, text, log, asked):
         return error
-    for pattern, remedy in _UNREACHED:
-        if said := re.search(pattern, text):
-            return ConnectError(f"{host} cannot be reached: {remedy.format(*said.groups())}{_via(log, said)}")
+    for kind, causes in ((ConnectError, _UNREACHED), (CutError, _CUT)):
+        for pattern, remedy in causes:
+            if said := re.search(pattern, text):
+                return kind(f"{host} cannot be reached: {remedy.format(*said.groups())}{_via(log, said)}")
     last = "; ".join(words[-3:]) or "ssh ended without a word"
     return ChannelError(
         f"{host} cannot be reached: {last}. To see more: {shlex.join(['ssh', '-v', *options, host])}"

@@ -146,6 +146,8 @@ class Connection:
     def drop(self, transport: Transport, error: BaseException) -> ChannelError:
         """Give up a connection that does not do what it should; what to say of it."""
         lost = self.why_lost() if not transport.is_active() else None
+        if lost is None and self._wire is not None and transport is self._transport:
+            self._wire.blame(_words(error))
         transport.close()
         return lost or ConnectError(f"{self.destination}: the connection was lost: {_words(error)}")
 

@@ -129,7 +129,8 @@ class Dialogue(AuthHandler):
             turn = self._turns.get(timeout=_TURN)
         except queue.Empty:
             raise ConnectError(
-                f"{self._name}: the server said nothing for {_TURN:g} s during authentication"
+                f"{self._name}: the server said nothing for {_TURN:g} s during authentication: is the "
+                "network still up?"
             ) from None
         if turn == "gone":
             raise self._cut()

@@ -4,6 +4,7 @@
 
     ChannelError                 (of weft_interfaces) the place is out of reach
     ├── ConnectError             not reached, or lost: it may come back, and the channel tries again
+    │   └── CutError             reached, and cut before the user was let in
     ├── AuthenticationNeededError  (of weft_interfaces) nothing is tried before somebody authenticates
     │   └── AuthenticationError  the host was reached and refused the user
     ├── HostKeyError             the host could not prove who it is: nothing was sent to it
@@ -18,6 +19,7 @@ from weft_interfaces import AuthenticationNeededError, ChannelError
 __all__ = [
     "AuthenticationError",
     "ConnectError",
+    "CutError",
     "HostKeyError",
     "SessionEndedError",
     "SessionRefusedError",
@@ -26,6 +28,10 @@ __all__ = [
 
 class ConnectError(ChannelError):
     """The host was not reached, or the connection to it is lost; trying again later may help."""
+
+
+class CutError(ConnectError):
+    """The host was reached, and the connection was cut before the user was let in; it may be by chance."""
 
 
 class AuthenticationError(AuthenticationNeededError):

@@ -7,13 +7,13 @@ import errno
 import fcntl
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from . import script
+from .again import Again
 from .digest import digest, is_known
 from .errors import ConnectError
 from .refusal import refusal
@@ -26,8 +26,7 @@ __all__ = ["Fetch"]
 
 _SMALL = 1 << 20
 _CHUNK = 1 << 18
-_ATTEMPTS = 4
-_PAUSE = 0.5
+_ATTEMPTS = 4  # of which none has brought what is there
 
 
 class Fetch:
@@ -35,17 +34,18 @@ class Fetch:
 
     def __init__(self, commands: Commands, remote: str, path: str, local: Path) -> None:
         self._commands, self._remote, self._path, self._local = commands, remote, path, local
+        self._again = Again()
 
     def run(self) -> None:
         """Raises what :meth:`weft_interfaces.Channel.get` says; then nothing has changed here."""
-        for attempt in range(1, _ATTEMPTS + 1):
+        attempts = 0
+        while attempts < _ATTEMPTS:
             try:
                 if self._attempt():
                     return
-            except ConnectError:
-                if attempt == _ATTEMPTS:
-                    raise
-                time.sleep(_PAUSE * 2**attempt)
+                attempts += 1
+            except ConnectError as error:
+                self._again.wait(error)
         raise refusal(self._remote, self._commands.host, script.CHANGED, b"")
 
     def _attempt(self) -> bool:
@@ -80,6 +80,7 @@ class Fetch:
     def _receive(self, stream: IO[bytes], kind: str) -> None:
         """Go on where the partial file ends."""
         begin = stream.seek(0, os.SEEK_END)
+        self._again.reached(begin)
         process = self._commands.open(
             ["sh", "-c", script.FETCH, "sh", self._path, kind, str(begin + 1)], environment={"LC_ALL": "C"}
         )

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import secrets
 import threading
-import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import IO, Protocol
 from weft_interfaces import ChannelError, CommandResult, RemoteProcess
 
 from . import script
+from .again import Again
 from .digest import Digest, digest
 from .errors import ConnectError
 from .fetch import Fetch
@@ -31,8 +31,6 @@ __all__ = ["Commands", "Files"]
 
 _SMALL = 1 << 20  # bytes that go in one command, there and back, and are not worth going on with
 _CHUNK = 1 << 18
-_ATTEMPTS = 4
-_PAUSE = 0.5  # seconds after the first connection that was lost on the way; the next pauses are longer
 # Seconds for the far side to take what is small, or to compare and rename, and bytes more a second that even
 # a slow disk gives. After that its file system is taken for one that hangs.
 _LATEST, _SLOWEST = 300.0, 4e6
@@ -124,15 +122,15 @@ class Files:
             self._put_large(stream, whole, [*place, partial, begin], mode, remote)
 
     def _put_large(self, stream: IO[bytes], whole: Digest, place: list[str], mode: str, remote: str) -> None:
-        for attempt in range(1, _ATTEMPTS + 1):
+        again = Again()
+        while True:
             try:
                 begin = self._prepare(stream, whole, place, remote)
+                again.reached(begin)
                 self._send(stream, [*place[:3], *_store(place[3], begin, whole, mode)], begin, whole, remote)
                 return
-            except ConnectError:
-                if attempt == _ATTEMPTS:
-                    raise
-                time.sleep(_PAUSE * 2**attempt)
+            except ConnectError as error:
+                again.wait(error)
 
     def _prepare(self, stream: IO[bytes], whole: Digest, place: list[str], remote: str) -> int:
         """How many bytes are there already."""

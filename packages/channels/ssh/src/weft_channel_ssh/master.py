@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ _CONNECT = 30  # seconds for the host to answer, unless the user's options say o
 _WITHOUT_QUESTIONS = 120.0  # seconds for all of it, where nobody is asked anything
 _PERSIST = 5  # seconds that the connection outlives the process that has asked for it
 _ALIVE_INTERVAL, _ALIVE_COUNT = 15, 3
+_LAST_WORDS = 0.5  # seconds in which ssh says why it has ended
 _LOG = 1 << 20  # bytes of ssh's log that are kept at most
 _LONGEST_PATH = 60  # the system allows about 104, and ssh adds some of its own
 
@@ -46,6 +48,7 @@ class Master:
         _sweep()
         self._folder = Path(tempfile.mkdtemp(prefix=f"weft-ssh-{os.getpid()}-", dir=_place()))
         self._socket, self._log = str(self._folder / "s"), self._folder / "log"
+        self._words = ""
         try:
             self._connect(options)
             # As long as this is open, the process on its other end stays.
@@ -78,10 +81,12 @@ class Master:
         """The error of a session without an end: of a connection that is gone, with ssh's last words."""
         if self.lives:
             return SessionEndedError(f"{self._host}: the server has ended a session without an exit status")
-        words = [
-            line for line in _lines(self._log) if re.search(r"Timeout, server|closed by|reset|Broken", line)
-        ]
-        why = f": {words[-1]}" if words else ""
+        deadline = time.monotonic() + _LAST_WORDS
+        self._listen()
+        while not self._words and time.monotonic() < deadline:
+            time.sleep(0.02)
+            self._listen()
+        why = f": {self._words}" if self._words else ""
         return ConnectError(f"the connection to {self._host} is lost{why}")
 
     def close(self) -> None:
@@ -92,7 +97,13 @@ class Master:
             except TimeoutError:
                 os.kill(self._process, signal.SIGKILL)
         self._hold.close()
+        self._listen()  # somebody else may not have asked yet why it is lost
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _listen(self) -> None:
+        for line in _lines(self._log):
+            if re.search(r"Timeout, server|closed by|reset|Broken", line):
+                self._words = line
 
     def _connect(self, options: Sequence[str]) -> None:
         cell = _in_cell()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from weft_interfaces import AuthenticationNeededError, ChannelError
 
-from .errors import ConnectError, HostKeyError
+from .errors import ConnectError, CutError, HostKeyError
 from .master import Master
 from .session import Session
 from .shell import ShellChannel
@@ -117,7 +117,7 @@ class OpenSSHChannel(ShellChannel):
                 self._drop()
             self._may_connect()
             try:
-                self._master = Master(self._host, self._options)
+                self._master = self._make()
             except ChannelError as error:
                 self._failures += 1
                 pause = min(_FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10), _LONGEST_PAUSE)
@@ -138,6 +138,14 @@ class OpenSSHChannel(ShellChannel):
             yield
         finally:
             self._connecting.release()
+
+    def _make(self) -> Master:
+        """Once more where it was cut on the way, as busy hosts do when many come at once."""
+        try:
+            return Master(self._host, self._options)
+        except CutError:
+            time.sleep(_FIRST_PAUSE)
+            return Master(self._host, self._options)
 
     def _may_connect(self) -> None:
         """Raises the last trouble while it is too early to try again."""

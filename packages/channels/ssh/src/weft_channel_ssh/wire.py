@@ -57,7 +57,7 @@ class Wire:
                 self._look()
                 raise
             except OSError as error:
-                self.trouble = self.trouble or error
+                self._end(error)
                 raise
             self._unanswered = 0
             self._probed = time.monotonic()
@@ -78,10 +78,18 @@ class Wire:
                 raise self.trouble from None
             raise
         except OSError as error:
-            self.trouble = self.trouble or error
+            self._end(error)
             raise
         self._stuck = 0
         return sent
+
+    def blame(self, words: str) -> None:
+        """What it is to be said to have ended by, unless something has ended it already."""
+        self.trouble = self.trouble or _silent(words)
+
+    def _end(self, error: OSError) -> None:
+        if not self._closed:  # what this side has closed is broken, of course
+            self.trouble = self.trouble or error
 
     def close(self) -> None:
         self._closed = True

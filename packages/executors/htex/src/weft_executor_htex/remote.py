@@ -286,11 +286,13 @@ class InterchangeStream:
         """It has ended, and nobody has asked it to."""
         process = self._process
         assert process is not None
-        status = None
-        with contextlib.suppress(TimeoutError, ChannelError):
-            status = process.wait(1.0)
-        tail = process.stderr_tail()
-        said = process.reason if isinstance(process, Line) else ""
+        status, said, tail = None, "", ""
+        if isinstance(process, Line):  # nobody knows how a process of another host has ended
+            said = process.reason
+        else:
+            with contextlib.suppress(TimeoutError, ChannelError):
+                status = process.wait(1.0)
+            tail = process.stderr_tail()
         silent = time.monotonic() - self._heard_at
         endpoints = self._access.endpoints if self._access is not None else []
         self._process, self._access, self._heard_at = None, None, math.inf

@@ -121,7 +121,7 @@ class Line:
         self._heard_at = math.inf
         self._ending = self._end_sent = self._ended = self._over = self._left = False
         self._closed = threading.Event()
-        self._tail = ""
+        self._tail = self._silence = ""
         try:
             self._connect()
         except AgentGoneError as error:
@@ -321,6 +321,8 @@ class Line:
             self._closed.wait(min(delay, left))
             delay = min(_LAST_DELAY, 2 * delay)
         self._tail = self.reason
+        if self.reason:
+            self._report("agent.lost", host=self._host.host, reason=self.reason)
         return False
 
     def _watch(self) -> None:
@@ -331,6 +333,7 @@ class Line:
             process, heard_at = self._process, self._heard_at
             silent = time.monotonic() - heard_at > self._threshold
             if silent and heard_at == suspected_at and process is not None:
+                self._silence = f"nothing was heard for {time.monotonic() - heard_at:.0f} s"
                 process.close()
             suspected_at = heard_at if silent else None
             patience = _MOMENT if silent else self._threshold / 4
@@ -342,8 +345,11 @@ class Line:
         process = self._process
         if process is None:
             return "there is no connection"
+        self._silence = ""
         try:
             data = process.read(_RECEIVE)
+            if not data and self._silence:
+                return self._silence
             if not data:
                 tail = process.stderr_tail().strip()
                 return f"the connection has ended{f': {tail}' if tail else ''}"

@@ -11,6 +11,7 @@ from ..setup import InterchangeSetup
 from .durable import Folder, Record, Streams
 from .install import AgentHost
 from .line import Line, Report
+from .news import News
 from .settings import AgentSettings
 
 __all__ = ["agent_opener", "attach_to_agent"]
@@ -92,7 +93,7 @@ def _open(
         patience=record.reconnect,
         period=record.period,
         threshold=record.threshold,
-        report=report,
+        report=News(report, record.reconnect),
         run=record.run,
         token=record.token,
         there=there,

@@ -108,7 +108,11 @@ class RunPlace:
                 "that stands for several login nodes"
             )
         log = self.log_tail()
-        return "it has ended" + (f"; the end of its log:\n{log}" if log else "")
+        if log:
+            return f"it has ended; the end of its log:\n{log}"
+        if not self.about:
+            return "it has ended, as it does when nobody comes back for as long as agent.patience says"
+        return "it has ended without a word: it was killed, as what runs long on login nodes is by some sites"
 
     @property
     def elsewhere(self) -> bool:
