@@ -309,11 +309,14 @@ def test_an_agent_that_is_gone_is_not_waited_for(echo: Echo, tmp_path: Path) -> 
 
     answers: list[Any] = [lambda: Wire(echo.path, 200, 1 << 40), Gone]
     host = Host(lambda: answers.pop(0)())
-    line = connect(host)
+    events: list[Any] = []
+    line = connect(host, events)
     line.write(b"".join(map(bytes, pack([b"x" * 1000]))))
     while line.read(1 << 16):
         pass
     assert line.reason == "it was killed"
+    assert [kind for kind, _ in events] == ["connection.lost", "agent.lost"]
+    assert events[1][1]["reason"] == "it was killed"
     line.close()
     assert host.ended == []
 
@@ -362,6 +365,7 @@ def test_a_silent_connection_is_cut(echo: Echo) -> None:
     assert exchange(line, messages) == messages
     goodbye(line)
     assert [kind for kind, _ in events] == ["connection.lost", "connection.restored"]
+    assert events[0][1]["reason"].startswith("nothing was heard for ")
 
 
 def test_the_last_who_comes_is_the_client(echo: Echo) -> None:
