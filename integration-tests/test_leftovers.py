@@ -218,7 +218,7 @@ def test_what_failed_blocks_wrote_is_here_afterwards(
     status, _, err = run.end()
     assert status == 1
     assert "out of luck" in err
-    written = sorted((tmp_path / "runs" / run.id / "blocks").glob("*.err"))
+    written = sorted((tmp_path / "runs" / run.id).glob("**/blocks/*.err"))
     assert len(written) == 3
     for path in written:
         assert "out of luck" in path.read_text()

@@ -44,7 +44,6 @@ from ._interfaces import (
     BlockView,
     DirectLauncher,
     Event,
-    Executor,
     ExecutorDemand,
     InputError,
     JobId,
@@ -129,9 +128,9 @@ class Scaler:
     run_id: names the run. tag: goes with all jobs and begins their ids, so it must be unique over all runs
     and users; the run id if None.
     directory: where the jobs' scripts and output go. On the far side of a channel they go to
-    ``.weft/runs/<run id>``, below its home, as they do everywhere when this is empty, and are removed in the
-    end; what blocks wrote that failed is then given to ``keep``, by the names of its files, which writes it
-    to ``directory`` unless said.
+    ``.weft/runs/<run id>``, below its home, as they do everywhere when this is empty. There they are removed
+    in the end; what blocks wrote that failed is then given to ``keep``, by the names of its files, which
+    writes it to ``directory`` unless said.
     first: the number of the first block: two scalers of one run must not give their blocks the same.
     policy, limits: what is asked for when. clock: seconds that never run backwards.
 
@@ -168,6 +167,7 @@ class Scaler:
         self._alarm = threading.Condition()
         self._woken = False
         self._closing = False
+        self._tidy = True
         self._silent = False
         self._last_try = math.inf
         self._thread: threading.Thread | None = None
@@ -198,7 +198,7 @@ class Scaler:
         self._frozen = reason
         self.wake()
 
-    def let_go(self, executors: Sequence[BlockExecutor | Executor]) -> None:
+    def let_go(self, executors: Sequence[object]) -> None:
         """The blocks of these live on without this process: from now on they are not looked at. After
         ``freeze``.
         """
@@ -208,9 +208,9 @@ class Scaler:
             site.fleets = [fleet for fleet in site.fleets if fleet.executor not in executors]
         self._fleets = [fleet for fleet in self._fleets if fleet.executor not in executors]
 
-    def close(self, timeout: float = 10.0) -> list[str]:
+    def close(self, timeout: float = 10.0, *, tidy: bool = True) -> list[str]:
         """Cancel every job that has not ended, tell the executors of each block's end, close the providers,
-        remove the files on other hosts where no job is left.
+        remove the files on other hosts where no job is left, unless they are to stay (``tidy``).
 
         Returns within ``timeout`` seconds, even if a provider hangs in a call. What could not be done is in
         the returned list, in words. Nothing is emitted or reported after it returned; should a hanging call
@@ -224,6 +224,7 @@ class Scaler:
             # The last fifth of the time is for what was begun to come to its end.
             self._last_try = deadline - timeout / 5
             self._closing = True
+            self._tidy = tidy
             self._alarm.notify_all()
         threads = self._start_finishers()
         if self._thread is not None:
@@ -620,7 +621,7 @@ class Scaler:
 
     def _remove_files(self, site: _Site) -> None:
         """What is at another host, unless a job may still need it; the output of failed blocks is kept."""
-        left = site.trouble or site.close_trouble
+        left = site.trouble or site.close_trouble or not self._tidy
         if not site.directory or left or not isinstance(site.provider, TidyProvider):
             return
         site.busy_with(f"the removal of {site.directory!r}")

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from weft_executor_htex.agent.attachment import Attachment
 from weft_executor_htex.agent.durable import Folder, SentFile, Streams
-from weft_executor_htex.agent.replay import Messages
+from weft_executor_htex.agent.replay import Messages, read_sent
+from weft_executor_htex.client_blobs import ClientBlobs
 from weft_executor_htex.stream import pack
 from weft_interfaces import InputError, InterchangeLostError, Outcome
 
@@ -279,8 +280,8 @@ def test_more_calls_than_a_client_gives_out_run_without_it(
 ) -> None:
     far = client(9000, managers=0)
     far.submitted()
-    folder = tmp_path / "detached/1"
-    eventually(lambda: sum(1 for _ in Messages(folder / "sent")) > 0, "they are in the file")
+    file = tmp_path / "detached/1/sent"
+    eventually(lambda: len(read_sent(Messages(file), ClientBlobs()).entries) == 9000, "they are in the file")
     far.kill()
     attachment, listener = attach(far)
     assert len(attachment.names) == 9000

@@ -622,7 +622,7 @@ def go_on(line: Line, messages: list[bytes], dice: random.Random, folder: Path) 
 
 @pytest.mark.parametrize("block", range(4))
 def test_clients_take_over_from_each_other(tmp_path: Path, monkeypatch: Any, block: int) -> None:
-    """Each goes on where the files of the one before end, which may be anywhere, on connections that are cut."""
+    """Each goes on where the files of the one before end, wherever that is, and is cut all the time."""
     for seed in range(10 * block, 10 * block + 10):
         dice = random.Random(seed)
         folder = tmp_path / str(seed)

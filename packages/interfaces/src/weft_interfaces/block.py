@@ -217,9 +217,10 @@ class BlockScaler(Protocol):
     def freeze(self, reason: str = "the run is closing") -> None:
         """From now on ask for no block and give none back; jobs are still followed."""
 
-    def close(self, timeout: float = 10.0) -> list[str]:
-        """Cancel every job that has not ended. Returns within ``timeout`` seconds; what could not be done is
-        in the returned list, in words.
+    def close(self, timeout: float = 10.0, *, tidy: bool = True) -> list[str]:
+        """Cancel every job that has not ended, and remove their files on other hosts, unless these are to
+        stay (``tidy``). Returns within ``timeout`` seconds; what could not be done is in the returned list,
+        in words.
         """
 
 
@@ -233,10 +234,12 @@ class ScalerMaker(Protocol):
         emit: Callable[[Sequence[Event]], None],
         directory: str = ...,
         first: int = ...,
+        keep: Callable[[Mapping[str, bytes]], None] | None = ...,
     ) -> BlockScaler:
         """A scaler of these executors, not started yet.
 
         emit: takes its events, from any thread. directory: where the jobs' files go; empty for a directory of
         the run below the home of each provider's channel, also where that is no other host. first: the number
-        of the first block, so that no other scaler of the run gives its blocks the same ids.
+        of the first block, so that no other scaler of the run gives its blocks the same ids. keep: takes what
+        blocks wrote that failed, by the names of its files, before these are removed from another host.
         """

@@ -12,6 +12,7 @@ thread at a time, and one thread calls ``receive``. All else may be called from 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import Counter
@@ -55,6 +56,7 @@ from .messages import (
     NoMoreBlocks,
     Notes,
     Options,
+    Outputs,
     Register,
     Results,
     Returned,
@@ -406,16 +408,34 @@ class Client:
                 self._slots -= gone.slots if gone else 0
                 self.changed.notify_all()
             self._emit("manager.gone", block=message.block, reason=message.reason)
-        elif type(message) is Notes:
+        elif type(message) is Trouble:
+            self._emit("interchange.trouble", reason=message.reason)
+        else:
+            self._hear_of_blocks(message)
+
+    def _hear_of_blocks(self, message: Message) -> None:
+        """What an agent says that gets its blocks itself."""
+        if type(message) is Notes:
             self._context.emit([self._clock.event(note) for note in message.notes])
+        elif type(message) is Outputs:
+            self._keep(message)
         elif type(message) is NoMoreBlocks:
             self.give_up(message.reason)
         elif type(message) is BlocksClosed:
             with self.changed:
                 self.blocks_left = message.leftovers
                 self.changed.notify_all()
-        elif type(message) is Trouble:
-            self._emit("interchange.trouble", reason=message.reason)
+
+    def _keep(self, outputs: Outputs) -> None:
+        folder = self._context.directory / "blocks"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name, data in zip(outputs.names, outputs.data, strict=True):
+                path = folder / os.path.basename(name)
+                path.touch(0o600)
+                path.write_bytes(data)
+        except OSError as error:
+            self._emit("interchange.trouble", reason=f"what failed blocks wrote cannot be kept: {error}")
 
     def _complete(self, results: Results, payloads: Sequence[Frame]) -> None:
         entries: list[Entry] = []

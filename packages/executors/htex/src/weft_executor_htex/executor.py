@@ -58,8 +58,8 @@ from .setup import InterchangeSetup, Keys, ManagerAccess, ManagerSetup
 if TYPE_CHECKING:
     from .agent.durable import Folder
     from .agent.plan import Plan
-    from .environment.contract import Report
     from .agent.remains import AgentRemains
+    from .environment.contract import Report
 
 __all__ = ["HighThroughputExecutor"]
 

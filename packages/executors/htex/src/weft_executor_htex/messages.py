@@ -10,7 +10,7 @@ one frame: the pieces one after the other, with their sizes in the header.
     interchange to client     Results, Begun, Returned, Dropped, Lost, ManagerUp, ManagerGone, Trouble
     the same, on a stream     Sync, answered by Sync; Listening, InterchangeState, Heartbeat
     client to agent           Scale, Held, CloseBlocks, answered by BlocksClosed
-    agent to client           Notes, NoMoreBlocks
+    agent to client           Notes, NoMoreBlocks, Outputs
     interchange to manager    Accepted, Refused, Tasks, Forget, Cancel, Drain, MoveEnd, Heartbeat, Stop
     manager to interchange    Register, Begun, Results, Returned, Dropped, Drain, MoveEnd, Heartbeat, Leave
 
@@ -64,6 +64,7 @@ __all__ = [
     "Note",
     "Notes",
     "Options",
+    "Outputs",
     "Refused",
     "Register",
     "ResultGroup",
@@ -396,6 +397,13 @@ class Notes(_Message, frozen=True):
     notes: list[Note]
 
 
+class Outputs(_Message, frozen=True):
+    """What blocks wrote that failed: the ends of these files."""
+
+    names: list[str]
+    data: list[bytes]
+
+
 class Accepted(_Message, frozen=True):
     """The manager is known. ``period`` and ``threshold``: of heartbeats, in seconds."""
 
@@ -451,6 +459,7 @@ Message: TypeAlias = (
     | BlocksClosed
     | NoMoreBlocks
     | Notes
+    | Outputs
 )
 
 _encoder = msgspec.msgpack.Encoder()

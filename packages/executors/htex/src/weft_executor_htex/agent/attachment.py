@@ -51,6 +51,7 @@ class _Context:
     """What a client reports to."""
 
     detached = None
+    make_scaler = None
 
     def __init__(
         self,

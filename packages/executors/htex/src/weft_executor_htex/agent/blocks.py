@@ -120,7 +120,7 @@ class AgentBlocks:
             self._wake()
             return True
         elif isinstance(message, CloseBlocks):
-            self._close(message.timeout)
+            self._close(message.timeout, tidy=True)
             return True
         return False
 
@@ -158,7 +158,8 @@ class AgentBlocks:
         """
         if self._begins is None:
             return
-        self._close(timeout)
+        # What failed blocks wrote would be lost, with nobody to take it: `weft reap` removes it.
+        self._close(timeout, tidy=False)
         deadline = time.monotonic() + timeout + 1.0
         while not self._closed.is_set() and time.monotonic() < deadline:
             self._server.serve(self._server.wait(min(_ROUND, self._server.prepare())))
@@ -198,21 +199,21 @@ class AgentBlocks:
                 scaler.freeze(self._frozen)
         scaler.start()
 
-    def _close(self, timeout: float) -> None:
+    def _close(self, timeout: float, *, tidy: bool) -> None:
         if self._ends is None:
             self._ends = threading.Thread(
-                target=self._cancel, args=(timeout,), name="weft-blocks-end", daemon=True
+                target=self._cancel, args=(timeout, tidy), name="weft-blocks-end", daemon=True
             )
             self._ends.start()
 
-    def _cancel(self, timeout: float) -> None:
+    def _cancel(self, timeout: float, tidy: bool) -> None:
         deadline = time.monotonic() + timeout
         leftovers: list[str] = []
         try:
             if self._begins is not None:
                 self._begins.join(timeout)
             if self._scaler is not None:
-                leftovers = self._scaler.close(max(1.0, deadline - time.monotonic()))
+                leftovers = self._scaler.close(max(1.0, deadline - time.monotonic()), tidy=tidy)
         except Exception as error:  # noqa: BLE001  the client waits for the answer
             traceback.print_exc()
             leftovers = [f"the blocks were not cancelled: {type(error).__name__}: {error}"]

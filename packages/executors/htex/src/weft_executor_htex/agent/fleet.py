@@ -9,7 +9,7 @@ import json
 import pickle
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from weft_interfaces import (
@@ -24,7 +24,7 @@ from weft_interfaces import (
     ProviderError,
 )
 
-from ..messages import Drain, EndBlock, MoveEnd, Note, Notes
+from ..messages import Drain, EndBlock, MoveEnd, Note, Notes, Outputs
 
 if TYPE_CHECKING:
     from weft_interfaces import BlockScaler, Channel, Provider
@@ -44,8 +44,12 @@ def make_scaler(data: bytes, owner: AgentBlocks, mailbox: Mailbox) -> BlockScale
         notes = [Note(each.time, each.kind, each.source, json.dumps(dict(each.data))) for each in events]
         mailbox.post(functools.partial(owner.say, Notes(notes)))
 
+    def keep(outputs: Mapping[str, bytes]) -> None:
+        message = Outputs(list(outputs), list(outputs.values()))
+        mailbox.post(functools.partial(owner.say, message))
+
     _cancel_left(plan, blocks.provider, emit)
-    scaler: BlockScaler = maker([fleet], emit=emit, directory="", first=plan["first"])
+    scaler: BlockScaler = maker([fleet], emit=emit, directory="", first=plan["first"], keep=keep)
     return scaler
 
 

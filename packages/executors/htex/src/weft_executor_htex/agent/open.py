@@ -31,7 +31,8 @@ def agent_opener(
 ) -> Callable[[bytes], Line]:
     """What starts an agent on the channel's host, with this setup; ``report`` is told of its connection.
 
-    modules: what its file holds besides. owner: by which ``remains.py`` finds it. label, large: the executor's. folder: of a detached run.
+    modules: what its file holds besides. owner: by which ``remains.py`` finds it. label, large: the
+    executor's. folder: of a detached run.
     """
     host = AgentHost(channel, settings.python, settings.directory, modules)
     options: dict[str, float | int | str] = {

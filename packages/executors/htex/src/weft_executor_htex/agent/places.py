@@ -58,7 +58,9 @@ class RunPlace:
             raise
 
     def note(self, owner: str = "") -> None:
-        """Write where it is, and whose; the calling process is the agent. Raises :class:`OSError`, with the remedy."""
+        """Write where it is, and whose; the calling process is the agent. Raises :class:`OSError`, with the
+        remedy.
+        """
         self.about = {
             "directory": self.directory,
             "host": socket.gethostname(),
