@@ -171,7 +171,7 @@ def test_the_login_nodes_agent_runs_the_commands_of_the_queue(client: Client, si
         (requested,) = client.of("block.requested")
         assert requested["block"] == f"{run.id}-htex-1"
         assert site.cluster.jobs()[0].split()[0] == requested["job"]
-        assert (site.home / ".weft/runs" / run.id / f"{requested['block']}.sh").exists()
+        assert (site.home / ".weft/runs" / run.id / "htex" / f"{requested['block']}.sh").exists()
     assert client.channel.queue_commands() == []
     assert jobs(site) == []
     (ended,) = client.of("block.ended")
