@@ -106,7 +106,7 @@ def test_the_runs_scaler_leaves_alone_who_scales_itself(tmp_path: Path) -> None:
             threading.Event().wait(0.01)
         specs = list(site.specs.values())
         assert [spec.id for spec in specs] == ["run1-alone-7", "run1-alone-8"]
-        assert {spec.directory for spec in specs} == {".weft/runs/run1"}
+        assert {spec.directory for spec in specs} == {".weft/runs/run1/alone"}
         assert {spec.tag for spec in specs} == {"run1"}
         alone.register(specs[0].id)
         assert future.result(timeout=30) == 1

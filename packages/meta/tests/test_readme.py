@@ -28,7 +28,8 @@ def test_the_configurations_are_right(tmp_path: Path) -> None:
     config = read_config(file)
     assert [executor.label for executor in config.make_executors()] == ["threads", "heavy"]
     names: dict[str, Any] = {"weft": weft}
-    exec(blocks("python")[-1], names)
+    (source,) = [block for block in blocks("python") if "weft.Config(" in block]
+    exec(source, names)
     assert names["config"].retries == config.retries
 
 

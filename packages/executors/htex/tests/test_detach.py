@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from weft_executor_htex import HighThroughputExecutor
 from weft_executor_htex.agent.attachment import Attachment
 from weft_executor_htex.agent.durable import Folder, SentFile, Streams
 from weft_executor_htex.agent.replay import Messages, read_sent
 from weft_executor_htex.client_blobs import ClientBlobs
 from weft_executor_htex.stream import pack
-from weft_interfaces import InputError, InterchangeLostError, Outcome
+from weft_interfaces import Blocks, ConfigError, InputError, InterchangeLostError, Outcome
+from weft_interfaces.memory import InMemoryProvider
+from weft_interfaces.testing.recorder import Recorder
 
 pytestmark = pytest.mark.once
 
@@ -455,3 +458,36 @@ def test_streams_go_on_where_they_ended(tmp_path: Path) -> None:
     second.take(b"def")
     assert (tmp_path / "received").read_bytes() == b"abcdef"
     second.close()
+
+
+def test_a_channel_that_cannot_be_kept_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    class Channel:
+        remote, host = True, "login"
+
+        def __init__(self) -> None:
+            self.password = threading.Lock()
+
+    provider: Any = InMemoryProvider()
+    provider.channel = Channel()
+    executor = HighThroughputExecutor("far", blocks=Blocks(provider=provider))
+    assert executor.can_detach
+    with pytest.raises(ConfigError, match="executor 'far': its channel cannot be kept") as caught:
+        executor.start(Recorder(tmp_path, tmp_path / "run/far"))
+    assert caught.value.key == "detach"
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_was_tried_elsewhere_is_left_out(client: Any, tmp_path: Path) -> None:
+    far = client(3)
+    far.submitted()
+    far.kill()
+    listener = Listener()
+    attachment = Attachment(tmp_path / "detached", listener.completed)
+    assert attachment.calls == {0: 0, 1: 1, 2: 2}
+    attachment.leave_out([1])
+    attachment.replay()
+    attachment.connect()
+    listener.wait(2)
+    assert listener.values() == {0: 0, 2: 2}
+    assert attachment.unfinished == set()
+    attachment.finish()

@@ -95,10 +95,20 @@ class AttachedRun:
         except BaseException:
             self.close()
             raise
+        self._divide()
         self.names = {task: name for each in self._attachments for task, name in sorted(each.names.items())}
         self.futures: dict[int, concurrent.futures.Future[Any]] = {
             task: concurrent.futures.Future() for task in sorted(self.names)
         }
+
+    def _divide(self) -> None:
+        """A task that was tried by several executors belongs to that of its last try."""
+        last: dict[int, tuple[int, int]] = {}
+        for number, each in enumerate(self._attachments):
+            for task, call in each.calls.items():
+                last[task] = max(last.get(task, (-1, 0)), (call, number))
+        for number, each in enumerate(self._attachments):
+            each.leave_out([task for task in each.calls if last[task][1] != number])
 
     def start(self) -> None:
         """Read what has come, and begin to get the rest. Raises as :func:`attach` does, and lets go of it."""

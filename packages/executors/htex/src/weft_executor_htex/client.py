@@ -37,7 +37,7 @@ from weft_interfaces import (
 from weft_interfaces.processes import Backlog, Entry, unpack_result
 
 from .client_blobs import ClientBlob, ClientBlobs
-from .far_clock import FarClock
+from .far_clock import event_of
 from .messages import (
     Begun,
     BlobHeader,
@@ -85,7 +85,8 @@ _SENT = 0  # in Entry.worker: the interchange has it
 class Client:
     """See the module. window: bytes of arguments that the interchange and managers have at most, unless there
     are more slots than calls; what there is no room for waits here. None: the interchange gets all at once,
-    so that it can go on without this client.
+    so that it can go on without this client. skew: seconds that the clock of the interchange's host is ahead
+    of ours.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Client:
     ) -> None:
         self._window = window
         self.managers: dict[str, Register] = {}
+        self.skew = 0.0
         self._label = label
         self._context = context
         self._serializer = serializer
@@ -119,7 +121,6 @@ class Client:
         self._introduction: Callable[[], Message | None] | None = None
         self._introduced = False
         self.blocks_left: list[str] | None = None
-        self._clock = FarClock()
         self._known: set[int] = set()
         self._reporting = 0
         self._hopeless: str | None = None
@@ -416,7 +417,7 @@ class Client:
     def _hear_of_blocks(self, message: Message) -> None:
         """What an agent says that gets its blocks itself."""
         if type(message) is Notes:
-            self._context.emit([self._clock.event(note) for note in message.notes])
+            self._context.emit([event_of(note, self.skew) for note in message.notes])
         elif type(message) is Outputs:
             self._keep(message)
         elif type(message) is NoMoreBlocks:

@@ -325,7 +325,7 @@ class HighThroughputExecutor(BaseExecutor):
 
     def block_ends(self, block_id: str, ends_at: float) -> None:
         if self._session is not None:
-            self._session.tell(MoveEnd(block_id, ends_at + self._session.placement.skew))
+            self._session.tell(MoveEnd(block_id, ends_at + self._session.client.skew))
 
     def block_ended(self, block_id: str, status: JobStatus) -> None:
         if self._session is not None:

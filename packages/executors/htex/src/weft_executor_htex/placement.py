@@ -26,8 +26,7 @@ __all__ = ["InterchangeThread", "Placement"]
 
 class Placement(Protocol):
     """What the executor asks of it. ``access``: how managers reach the interchange. ``inside``: whether the
-    calling thread is the one that passes on what the interchange says. ``skew``: seconds that its clock, and
-    those of its managers, are ahead of this process's.
+    calling thread is the one that passes on what the interchange says.
     """
 
     @property
@@ -35,9 +34,6 @@ class Placement(Protocol):
 
     @property
     def inside(self) -> bool: ...
-
-    @property
-    def skew(self) -> float: ...
 
     def start(self) -> None:
         """Begin to serve. Raises :class:`OSError` or :class:`WeftError` with nothing left running."""
@@ -97,10 +93,6 @@ class InterchangeThread:
     @property
     def inside(self) -> bool:
         return threading.current_thread() is self._thread
-
-    @property
-    def skew(self) -> float:
-        return 0.0
 
     def start(self) -> None:
         self._thread.start()

@@ -95,7 +95,6 @@ class InterchangeStream:
         self._early_deaths = 0
         self._process: RemoteProcess | None = None
         self._access: ManagerAccess | None = None
-        self._skew = 0.0
         self._threshold = setup.heartbeat_threshold if watched else math.inf
         self._heard_at = math.inf  # it is not waited for now, or is not there
         self._writer = threading.Thread(target=self._write, name=f"{label}-to-interchange", daemon=True)
@@ -114,10 +113,6 @@ class InterchangeStream:
     @property
     def inside(self) -> bool:
         return threading.current_thread() is self._reader
-
-    @property
-    def skew(self) -> float:
-        return self._skew
 
     def start(self) -> None:
         self._connect()
@@ -202,7 +197,7 @@ class InterchangeStream:
         self._streams = reader, messages[1:]
         self._began = time.monotonic()
         self._access = message.access
-        self._skew = process.skew if isinstance(process, Line) else 0.0
+        self._client.skew = process.skew if isinstance(process, Line) else 0.0
         self._process = process  # now it can be written to
 
     def _write(self) -> None:

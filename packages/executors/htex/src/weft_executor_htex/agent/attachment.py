@@ -3,8 +3,8 @@ by another process.
 
 ::
 
-    sent     ──> the calls ─┐ received ──> Client ────┴──> outcomes so far          AttachedStream ══ the
-    agent ──> Client ──> the others
+    sent     ──> the calls ─┐
+    received ──> Client ────┴──> outcomes so far        the agent ══ AttachedStream ──> Client ──> the others
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from weft_interfaces import (
@@ -91,7 +91,6 @@ class Attachment:
         self._losses: Counter[int] = Counter()
         self._stream: AttachedStream | None = None
         self._client: Client | None = None
-        self._streams: Streams | None = None
         self._waiting: list[Entry] = []  # to be sent again when there is a client
         self._folder = Folder(path)
         try:
@@ -124,6 +123,17 @@ class Attachment:
 
     def _task(self, call_id: int) -> int:
         return self._task_of.get(call_id, call_id)
+
+    @property
+    def calls(self) -> dict[int, int]:
+        """The last call of each task, by the task."""
+        return {task: entry.id for task, entry in self._latest.items()}
+
+    def leave_out(self, tasks: Collection[int]) -> None:
+        """These were tried again elsewhere: nothing is reported of them. Before ``replay``."""
+        self.unfinished.difference_update(tasks)
+        for task in tasks:
+            del self.names[task]
 
     @property
     def host(self) -> str:
@@ -218,7 +228,7 @@ class Attachment:
         if self.ended or self._client is None or self._stream is not None:
             return
         record, client = self._records[-1], self._client
-        streams = self._streams = Streams(self._agents[-1])
+        streams = Streams(self._agents[-1])
         streams.sent.cut(self._end)
         reader = StreamReader()
         reader.feed(self._rest)

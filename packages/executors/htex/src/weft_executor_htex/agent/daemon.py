@@ -2,11 +2,10 @@
 
 ::
 
-    start ──> serves ── End: the client has finished ──────────────────────────────> managers end ──> nothing
-    is left
-                │                                                                         ^
-                └── nobody comes for ``patience`` seconds: "cancel", or "drain" first ────┘
-                    or, in a detached run, for ``keep`` seconds after the last call has ended
+    start ──> serves ── End: the client has finished ──────────────────────────────────> managers end ──> gone
+                │                                                                             ^
+                ├── nobody comes for ``patience`` seconds: "cancel", or "drain" first ────────┤
+                └── of a detached run, nobody for ``keep`` seconds after the last call ───────┘
 """
 
 from __future__ import annotations
