@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
@@ -93,8 +93,8 @@ class Bench:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    def trials(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
-        """Each delay and kind of channel, with what was found."""
+    def trials(self) -> Iterator[tuple[int, str, dict[str, Any], dict[str, float]]]:
+        """Each delay and kind of channel, with what was found, and the shortest times of all its runs."""
         sizes = self._sizes
         sent = self.start(sizes.kinds[0])["python to first result, s"]
         say(f"with the agent's file sent, the first result came after {sent:.1f} s")
@@ -105,26 +105,31 @@ class Bench:
                 say(f"{delay} ms, {kind}")
                 row = self.start(kind, **{name: getattr(sizes, name) for name in names})
                 again = [self.start(kind) for _ in range(sizes.starts)]
-                yield delay, kind, row | middle([row, *again])
+                starts = [row, *again]
+                yield delay, kind, row | summary(starts, median), summary(starts, min)
 
 
-def middle(starts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What several runs have in common: the medians."""
-    names = [name for name in starts[0] if all(name in each for each in starts)]
-    return {name: median(each[name] for each in starts) for name in names}
+def summary(
+    starts: Sequence[Mapping[str, Any]], which: Callable[[Iterable[float]], float]
+) -> dict[str, float]:
+    """What several runs have in common."""
+    names = [name for name in starts[0] if all(isinstance(each.get(name), (int, float)) for each in starts)]
+    return {name: which([each[name] for each in starts]) for name in names}
 
 
-def count_trips(rows: Mapping[tuple[int, str], dict[str, Any]]) -> None:
-    """Add how often a step waits for the other side."""
-    delays = sorted({delay for delay, _ in rows})
-    shortest, longest = delays[0], delays[-1]
-    if shortest == longest:
-        return
-    for kind in {kind for _, kind in rows}:
-        first, last = rows[shortest, kind], rows[longest, kind]
-        for step in ("connection", "agent", "environment", "submission", "manager to first result"):
-            more = last[f"{step}, s"] - first[f"{step}, s"]
-            last[f"{step}, round trips"] = more / (longest - shortest) * 1000
+def count_trips(shortest: Mapping[tuple[int, str], Mapping[str, float]], kind: str) -> dict[str, float]:
+    """How often each step waits for the other side, from the shortest times with each delay."""
+    delays = sorted({delay for delay, _ in shortest})
+    least, most = delays[0], delays[-1]
+    steps = ("connection", "agent", "environment", "submission", "manager to first result")
+    if least == most:
+        return {}
+    return {
+        f"{step}, round trips": (shortest[most, kind][f"{step}, s"] - shortest[least, kind][f"{step}, s"])
+        / (most - least)
+        * 1000
+        for step in steps
+    }
 
 
 def judge(rows: Mapping[tuple[int, str], Mapping[str, Any]]) -> list[str]:
@@ -169,12 +174,14 @@ def main() -> None:
             settings[name] = tuple(value)
     sizes = Sizes(**settings)
     rows: dict[tuple[int, str], dict[str, Any]] = {}
+    shortest: dict[tuple[int, str], dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="weft-bench-") as name:
         folder = Path(name)
         with remote_site(folder / "s", compute_python=Path(sys.executable)) as site:
-            for delay, kind, row in Bench(site, folder, sizes).trials():
-                rows[delay, kind] = row
-    count_trips(rows)
+            for delay, kind, row, best in Bench(site, folder, sizes).trials():
+                rows[delay, kind], shortest[delay, kind] = row, best
+    for kind in sizes.kinds:
+        rows[max(sizes.delays), kind].update(count_trips(shortest, kind))
     verdicts = judge(rows)
     table = {f"{delay} ms {kind}": row for (delay, kind), row in rows.items()}
     shown = {name: {k: v for k, v in row.items() if not isinstance(v, list)} for name, row in table.items()}
