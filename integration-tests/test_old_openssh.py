@@ -1,4 +1,4 @@
-"""The user's own ssh may be years old: here it is OpenSSH 7.5, with the options of CentOS 7's 7.4."""
+"""The user's own ssh may be years old: here it is OpenSSH 7.5, with the options of 7.4 (of CentOS 7)."""
 
 from __future__ import annotations
 

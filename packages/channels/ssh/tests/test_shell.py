@@ -171,6 +171,14 @@ def test_what_is_put_into_the_background_for_good_lives_on(tmp_path: Path) -> No
     os.kill(pid, 9)
 
 
+def test_a_timeout_kills_what_an_ended_command_has_left_with_its_output(tmp_path: Path) -> None:
+    mark = f"6{time.monotonic_ns() % 10**8}"
+    channel = LocalShellChannel(str(tmp_path))
+    with pytest.raises(TimeoutError, match="'sh' on here has not ended after 1 s, and was killed"):
+        channel.run(["sh", "-c", f"sleep {mark} & echo begun"], timeout=1)
+    assert eventually(lambda: not processes("sleep", mark))
+
+
 def test_an_end_of_input_is_no_end_of_the_command(tmp_path: Path) -> None:
     channel = LocalShellChannel(str(tmp_path))
     process = channel.open(["sh", "-c", "cat >/dev/null; echo begun; sleep 2.5; echo ended"])

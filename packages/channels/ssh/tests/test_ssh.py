@@ -575,7 +575,10 @@ def test_through_jump_hosts(site: Any, jump: Any) -> None:
         assert hash(channel) == hash(site.channel(jump=way))
         assert channel != site.channel()
         channel.close()
-        assert not jump.server.connections
+        deadline = time.monotonic() + 30
+        while jump.server.connections:  # it has yet to see it
+            assert time.monotonic() < deadline, "nobody is connected with the jump host any more"
+            threading.Event().wait(0.02)
     finally:
         for each in site.channels:
             each.close()

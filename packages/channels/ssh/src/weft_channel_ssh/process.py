@@ -13,7 +13,7 @@ from weft_interfaces import ChannelError
 from .errors import ConnectError
 from .marks import Sieve
 from .session import Session
-from .wrapper import Wrapper
+from .wrapper import Wrapper, group_killer, killer
 
 __all__ = ["ShellProcess"]
 
@@ -25,9 +25,9 @@ _CHUNK = 65536
 class ShellProcess:
     """A :class:`~weft_interfaces.RemoteProcess`. Its stderr is read as it comes, by a thread of its own.
 
-    name: the command and the host, for messages. kill: ends the wrapper of this number there, over another
-    session. ended: called when it has ended or was closed, at least once. whole_stderr: all of it is kept,
-    not only its end.
+    name: the command and the host, for messages. kill: runs a command line that kills, over another session.
+    ended: called when it has ended or was closed, at least once. whole_stderr: all of it is kept, not only
+    its end.
     """
 
     def __init__(
@@ -36,13 +36,14 @@ class ShellProcess:
         wrapper: Wrapper,
         name: str,
         *,
-        kill: Callable[[int], None],
+        kill: Callable[[str], None],
         ended: Callable[[ShellProcess], None],
         whole_stderr: bool,
     ) -> None:
         self._session, self._mark, self.name = session, wrapper.mark, name
         self._kill, self._tell, self._whole = kill, ended, whole_stderr
         self._main: int | None = None
+        self._group = 0
         self._status: int | None = None
         self._trouble: ChannelError | None = None
         self._began, self._ended = threading.Event(), threading.Event()
@@ -110,7 +111,7 @@ class ShellProcess:
             runs = self._status is None and self._trouble is None
             self._session.close()
             if runs and self._main is not None:
-                self._kill(self._main)
+                self._kill(killer(self._main))
         self._reader.join(_REST)
         self._end_as_killed()
         self._tell(self)
@@ -146,6 +147,8 @@ class ShellProcess:
 
     def expire(self, grace: float) -> None:
         """Have the far side kill it, and close it; ``grace`` seconds for that to be known."""
+        if self._group:  # it has ended, and something in its background holds its output open
+            self._kill(group_killer(self._group))
         self._session.close_stdin()
         self._ended.wait(grace)
         self.close()
@@ -196,8 +199,8 @@ class ShellProcess:
             self._junk, self._stderr = bytes(self._stderr[-_TAIL:]), bytearray()
             self._main = int(said[1])
             self._began.set()
-        elif said := re.fullmatch(rb" ended (\d+)", words):
-            status = int(said[1])
+        elif said := re.fullmatch(rb" ended (\d+) (\d+)", words):
+            status, self._group = int(said[1]), int(said[2])
             # As a shell says it: a signal's number above 128.
             self._status = 128 - status if 128 < status < 128 + 65 else status
             self._ended.set()

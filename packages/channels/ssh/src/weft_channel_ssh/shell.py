@@ -16,7 +16,7 @@ from .files import Files
 from .process import ShellProcess
 from .session import Session
 from .slots import Slot, Slots
-from .wrapper import COMMAND, Wrapper, check, killer
+from .wrapper import COMMAND, Wrapper, check
 
 __all__ = ["ShellChannel"]
 
@@ -174,15 +174,15 @@ class ShellChannel(BaseChannel):
                     raise
         raise AssertionError("the last attempt returns or raises")
 
-    def _kill(self, main: int) -> None:
-        """Kill what a wrapper runs. In a thread, since a connection that has died takes long to say so."""
+    def _kill(self, command: str) -> None:
+        """Run a command line that kills; in a thread, as a connection that has died takes long to say so."""
 
         def kill() -> None:
             end = time.monotonic() + _KILL
             while self._is_connected() and time.monotonic() < end:
                 with (
                     contextlib.suppress(ChannelError, TimeoutError),
-                    contextlib.closing(self._start(killer(main), end)) as session,
+                    contextlib.closing(self._start(command, end)) as session,
                 ):
                     session.close_stdin()
                     while session.read(_CHUNK):
@@ -191,7 +191,7 @@ class ShellChannel(BaseChannel):
                     return
                 time.sleep(_AGAIN)  # as many sessions as the server allows: the killed one's is free soon
 
-        killing = threading.Thread(target=kill, name=f"kill {main} on {self.host}", daemon=True)
+        killing = threading.Thread(target=kill, name=f"kill on {self.host}", daemon=True)
         killing.start()
         killing.join(_KILL)
 

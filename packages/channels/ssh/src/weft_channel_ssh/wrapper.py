@@ -8,7 +8,8 @@ variables are in no list of processes. Three processes come of it::
                               |                  |
                               +- end of stdin -> MAIN  waits, and kills the session's tree
 
-- What login files print ends with a mark, on stdout and on stderr; the exit status follows a mark on stderr.
+- What login files print ends with a mark, on stdout and on stderr; the exit status and the process group
+  follow a mark on stderr.
 - The relay sees the end of stdin. Where the input's size is known that end is no part of it, and means: kill.
   Else it may be the end of the input: the relay tries, by marks on stdout, whether anybody reads it still.
   (On stderr it would not find out: sshd keeps that open until the command has ended.)
@@ -25,7 +26,7 @@ from collections.abc import Mapping, Sequence
 
 from weft_interfaces import ChannelError
 
-__all__ = ["COMMAND", "Wrapper", "killer"]
+__all__ = ["COMMAND", "Wrapper", "check", "group_killer", "killer"]
 
 COMMAND = """exec /bin/sh -c 'IFS= read -r weft_w && eval "$weft_w"'"""
 
@@ -47,7 +48,7 @@ weft_new /bin/sh -c {relay} sh {size} $$ "$weft_m" | "$@" >&5 & weft_c=$!;
 [ -z "$weft_k" ] || weft_kill; exec 3<&- 5>&-;
 while :; do wait "$weft_c"; weft_s=$?; kill -0 "$weft_c" || break; done;
 [ -z "$weft_k" ] || weft_s=137;
-printf '%s ended %s\\n' "$weft_m" "$weft_s" >&4
+printf '%s ended %s %s\\n' "$weft_m" "$weft_s" "$weft_c" >&4
 """
 
 # $1: how many bytes of input there are, or all; $2: the main process; $3: the mark.
@@ -150,6 +151,11 @@ def killer(main: int) -> str:
         f"exec /bin/sh -c 'kill -TERM {main} 2>/dev/null; i=0; while kill -0 {main} 2>/dev/null;"
         " do [ $i -lt 20 ] || break; sleep 0.1 2>/dev/null || sleep 1; i=$((i+1)); done'"
     )
+
+
+def group_killer(group: int) -> str:
+    """The command line that kills what is left of an ended command's process group."""
+    return f"exec /bin/sh -c 'kill -s KILL -- -{group} 2>/dev/null'"
 
 
 def _joined(script: str) -> str:

@@ -138,7 +138,9 @@ ready() { # complete a Python that has just been unpacked, and see whether it wo
   [ "$archive_machine" = "$(uname -m)" ] ||
     fail "the client's Python is for $archive_machine, this node is $(uname -m): set environment to one of the cluster's own"
   case $words in
-    *GLIBC_*) words="$words. It needs a newer C library than this node's, $(getconf GNU_LIBC_VERSION): take a Python that suits any glibc (of uv or conda)" ;;
+    *GLIBC_*)
+      newest=$(printf '%s\n' "$words" | grep -o 'GLIBC_[0-9.]*' | sort -V | tail -n 1)
+      words="it needs glibc ${newest#GLIBC_} or newer, and there is $(getconf GNU_LIBC_VERSION): take one that suits any (of uv or conda)" ;;
     *"not found"* | *"No such file"*) words="$words. It needs the GNU C library, which this node may not have" ;;
   esac
   fail "the client's Python does not run here: $words"
