@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from jupyter_client.manager import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    start_new_kernel,
-)
+from jupyter_client.manager import start_new_kernel
 from servers.openssh import SshServers, ssh_servers
 from servers.process import processes_with, wait_until
 from servers.sshclient import PASSWORD
