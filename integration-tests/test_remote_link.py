@@ -76,7 +76,7 @@ def leave_mark(name):
 @weft.task
 def work(number):
     leave_mark(number)
-    time.sleep(0.2)
+    time.sleep(0.1)
     return number
 
 @weft.task
@@ -111,7 +111,7 @@ class Seen(NamedTuple):
 
 
 class Run:
-    """A run of sixty calls of 0.2 s, or of one with a result of ``size`` bytes, on two nodes of one worker
+    """A run of sixty calls of 0.1 s, or of one with a result of ``size`` bytes, on two nodes of one worker
     each. Each call leaves a mark at the site.
     """
 
@@ -328,7 +328,8 @@ def test_an_ssh_server_that_is_restarted_costs_nothing(start: Start, site: Site,
     assert run.finish() == "1770"
     assert len(run.events("connection.lost")) == 1
     assert restored.data["words"] in run.stderr
-    run.check(f"sshd restarted, {kind}", shown(lost, begun))
+    back = restored.data["seconds"]
+    run.check(f"sshd restarted, {kind}", f"{shown(lost, begun)}, restored {back:.1f} s later")
 
 
 @over_both
@@ -449,18 +450,14 @@ def test_a_connection_that_is_cut_during_a_put_costs_nothing(
     """Of the user's own modules, of which one has much data."""
     (tmp_path / "module").mkdir()
     (tmp_path / "module/__init__.py").write_text("")
-    (tmp_path / "module/data").write_bytes(random.randbytes(20_000_000))
-    site.delay(0.05)  # so that it takes a moment
-    try:
-        run = start(kind)
-        run.wait_until("some of it is there", lambda: part_of_the_modules(site) > 2_000_000)
-        with cut(site) as begun:
-            assert 0 < part_of_the_modules(site) < 20_000_000
-            run.wait_until("it is seen", lambda: "is lost" in run.stderr)  # events come when it has begun
-        run.wait_for_marks(1)
-        lost = run.event("connection.lost", begun)
-    finally:
-        site.delay(0.0)
+    (tmp_path / "module/data").write_bytes(random.randbytes(30_000_000))
+    run = start(kind)
+    run.wait_until("some of it is there", lambda: part_of_the_modules(site) > 1_000_000)
+    with cut(site) as begun:
+        assert 0 < part_of_the_modules(site) < 30_000_000
+        run.wait_until("it is seen", lambda: "is lost" in run.stderr)  # events come when it has begun
+    run.wait_for_marks(1)
+    lost = run.event("connection.lost", begun)
     assert run.finish() == "1770"
     run.check(f"cut during a put, {kind}", shown(lost, begun))
 
@@ -476,16 +473,12 @@ def test_a_large_result_arrives_whole_though_the_connection_is_cut(
     start: Start, site: Site, kind: str
 ) -> None:
     size = 100_000_000
-    site.delay(0.05)
-    try:
-        run = start(kind, size=size)
-        run.wait_for_marks(1)
-        run.wait_until("some of it is here", lambda: sent(site) > size // 4)
-        with cut(site) as begun:
-            assert sent(site) < size
-            lost = run.event("connection.lost", begun)
-    finally:
-        site.delay(0.0)
+    run = start(kind, size=size)
+    run.wait_for_marks(1)
+    run.wait_until("some of it is here", lambda: sent(site) > size // 10)
+    with cut(site) as begun:
+        assert sent(site) < size
+        lost = run.event("connection.lost", begun)
     assert run.finish() == hashlib.sha256(random.Random(7).randbytes(size)).hexdigest()
     run.check(f"cut during a result of 100 MB, {kind}", shown(lost, begun))
 
@@ -537,7 +530,7 @@ def test_an_agent_that_is_killed_is_replaced(start: Start, site: Site) -> None:
 
 # -- slow and lossy ones ------------------------------------------------------------------------------------
 
-SMALL = ("json", "wsgiref", "abc.py")
+SMALL = ("wsgiref", "abc.py")
 
 
 @pytest.fixture(scope="module")

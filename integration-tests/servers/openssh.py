@@ -187,6 +187,7 @@ class SshServer:
     def thaw(self) -> None:
         """It goes on."""
         self._signal_all(signal.SIGCONT)
+        self._servers.resume(self.name)
 
     @property
     def log(self) -> str:

@@ -131,6 +131,12 @@ class Servers:
         """Whether it has not ended."""
         return name in self._running and self._running[name].poll() is None
 
+    def resume(self, name: str) -> None:
+        """Have the daemon go on after it was stopped, with what has entered another host for it: that stops,
+        too, and could not be ended.
+        """
+        self._running[name].send_signal(signal.SIGCONT)
+
     def pid(self, name: str) -> int | None:
         """The daemon's process; where it was started in another host's namespaces, the one in there."""
         if not self.runs(name):

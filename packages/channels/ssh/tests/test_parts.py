@@ -121,7 +121,8 @@ def test_the_same_tree_is_the_same_bytes(tmp_path: Path) -> None:
             "gate does not answer on port 22",
         ),
         (["kex_exchange_identification: read: Connection reset by peer"], CutError, "too many logins"),
-        (["Connection to 10.0.0.1 port 22 timed out"], CutError, "timed out before the user was let in"),
+        (["Connection to 10.0.0.1 port 22 timed out"], ConnectError, "nothing was heard of it for too long"),
+        (["Connection closed by 10.0.0.1 port 22"], CutError, "was closed by 10.0.0.1 port 22 before"),
         (
             [
                 "debug1: Server host key: ssh-ed25519 SHA256:abc",

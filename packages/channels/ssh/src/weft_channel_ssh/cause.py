@@ -28,6 +28,10 @@ _UNREACHED = (
         "{0} does not answer on port {1}: is it up, does a firewall or a missing VPN stand between?",
     ),
     (r"connect to host (\S+) port (\d+): (.*)", "{0} cannot be reached on port {1}: {2}"),
+    (
+        r"Connection (?:to \S+ port \d+ )?timed out",
+        "nothing was heard of it for too long before the user was let in: is the network still up?",
+    ),
     (r"open failed: (?:connect failed: )?(.*)", "a jump host could not go on to the next host: {0}"),
 )
 _CUT = (
@@ -36,8 +40,8 @@ _CUT = (
         "the connection was cut before the host had said who it is ({0}): too many logins, or no sshd there",
     ),
     (
-        r"Connection (?:to \S+ port \d+ )?(closed|reset|timed out)(.*)",
-        "the connection {0}{1} before the user was let in: is the network still up?",
+        r"Connection (closed|reset)(.*)",
+        "the connection was {0}{1} before the user was let in",
     ),
 )
 

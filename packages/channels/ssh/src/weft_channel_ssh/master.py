@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -29,7 +28,6 @@ _CONNECT = 30  # seconds for the host to answer, unless the user's options say o
 _WITHOUT_QUESTIONS = 120.0  # seconds for all of it, where nobody is asked anything
 _PERSIST = 5  # seconds that the connection outlives the process that has asked for it
 _ALIVE_INTERVAL, _ALIVE_COUNT = 15, 3
-_LAST_WORDS = 0.5  # seconds in which ssh says why it has ended
 _LOG = 1 << 20  # bytes of ssh's log that are kept at most
 _LONGEST_PATH = 60  # the system allows about 104, and ssh adds some of its own
 
@@ -81,13 +79,9 @@ class Master:
         """The error of a session without an end: of a connection that is gone, with ssh's last words."""
         if self.lives:
             return SessionEndedError(f"{self._host}: the server has ended a session without an exit status")
-        deadline = time.monotonic() + _LAST_WORDS
         self._listen()
-        while not self._words and time.monotonic() < deadline:
-            time.sleep(0.02)
-            self._listen()
-        why = f": {self._words}" if self._words else ""
-        return ConnectError(f"the connection to {self._host} is lost{why}")
+        why = self._words or "the other side closed it"  # of which ssh says nothing, once it is a daemon
+        return ConnectError(f"the connection to {self._host} is lost: {why}")
 
     def close(self) -> None:
         """End the connection, its process and its files. May be called twice."""
