@@ -135,6 +135,24 @@ def test_managers_that_mpirun_starts_register_from_all_hosts(
     assert set(found) <= {"0", "1", "2", "3"}
 
 
+def test_programs_that_srun_starts_share_a_block_at_once(
+    on_slurm: Slurm, hosts: Network, tmp_path: Path
+) -> None:
+    """They find each other by PMIx; those that do not are alone, each of rank 0."""
+    (folder := tmp_path / "begun").mkdir()
+    (program := tmp_path / "together.py").write_text(TOGETHER)
+    with run(hosts, tmp_path, 3, mpi=["srun", "--mpi=pmix"]):
+        futures = [
+            together.options(nodes=nodes, ranks_per_node=2)(folder, program, f"{nodes}", 2)
+            for nodes in (2, 1)
+        ]
+        wide, narrow = (json.loads(each.stdout) for each in weft.gather(futures).result(timeout=60))
+    assert (wide["ranks"], narrow["ranks"]) == (4, 2)
+    assert {wide["hosts"].count(host) for host in wide["hosts"]} == {2}
+    assert len(set(narrow["hosts"])) == 1
+    assert not set(wide["hosts"]) & set(narrow["hosts"])
+
+
 def run_example(root: Path, site: str, folder: Path, run: Callable[[list[str]], list[str]] = list) -> None:
     """Three nodes for programs that need four: whatever runs at once has other nodes."""
     (folder / "site.toml").write_text(site)

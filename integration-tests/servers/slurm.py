@@ -55,6 +55,7 @@ CompleteWait=0
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=60 State=UP
 PartitionName=short Nodes=ALL MaxTime=2 DefaultTime=1 State=UP
 PartitionName=down Nodes=ALL MaxTime=60 State=DOWN
+TmpFS={scratch}
 {accounting}
 {settings}
 """
@@ -207,6 +208,8 @@ def slurm(
             user=getpass.getuser(),
             port=port,
             folder=folder,
+            # PMIx has a directory there for each job step, which nodes must not share.
+            scratch=network.scratch if network else "/tmp",
             nodes=_node_lines(names, node_ports, network, f"CPUs={cpus} RealMemory={memory}"),
             accounting=_ACCOUNTING.format(
                 port=dbd_port,
