@@ -319,7 +319,7 @@ def test_files_elsewhere_are_removed_in_the_end_and_the_output_of_failed_blocks_
     rig.provider.outputs = {block: block.encode() for block in ("run1-htex-1", failed, mute, waiting)}
     rig.provider.end(rig.job(failed), JobState.FAILED, exit_code=3)
     rig.provider.start(rig.job(mute))
-    rig.tick(10)
+    rig.ticks(2)
     assert rig.provider.removed == []
     assert rig.scaler.close() == []
     assert rig.provider.removed == [".weft/runs/run1/htex"]

@@ -67,6 +67,7 @@ _NO_LOAD = BlockLoad()
 _SUBMITTED = JobStatus(state=JobState.PENDING)
 _NOT_SUBMITTED = JobStatus(state=JobState.PENDING, reason="not submitted yet")
 _TAIL_LINES = 20
+_MUTE = 5.0  # seconds after which a job without managers has more to tell than that the run was short
 _MOST_OUTPUTS = 20  # blocks that failed, and whose output is kept when the files there are removed
 _LONGEST_PAUSE = 3600.0
 _MOVED = 2.0  # seconds by which an end must move to be worth an event: batch systems round
@@ -625,8 +626,9 @@ class Scaler:
         if not site.directory or left or not isinstance(site.provider, TidyProvider):
             return
         site.busy_with(f"the removal of {site.directory!r}")
-        running = (block for block in site.blocks() if block.status.state is JobState.RUNNING)
-        mute = [block.id for block in running if block.registered_at is None]
+        now = self._clock()
+        waited = [block for block in site.blocks() if block.absent_for(now) >= _MUTE]
+        mute = [block.id for block in waited if block.registered_at is None]
         wanted = [*reversed(site.failed), *mute][:_MOST_OUTPUTS]
         try:
             outputs = site.provider.remove_files(site.directory, wanted)

@@ -136,8 +136,8 @@ class AgentBlocks:
             self._wake()
 
     def rest(self) -> bool:
-        """Until the client is heard of again, have no more blocks than calls need, whatever the least number
-        of blocks is. Returns False where the client asks for blocks.
+        """Until the client is heard of again, give idle blocks back at once, whatever the settings say.
+        Returns False where the client asks for blocks.
         """
         if self._begins is not None and not self.resting:
             self.resting = True

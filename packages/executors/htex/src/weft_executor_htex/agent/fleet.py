@@ -102,7 +102,9 @@ class Fleet:
 
     @property
     def blocks(self) -> Blocks:
-        return dataclasses.replace(self._blocks, init=0, min=0) if self._owner.resting else self._blocks
+        if self._owner.resting:
+            return dataclasses.replace(self._blocks, init=0, min=0, idle_timeout=0.0)
+        return self._blocks
 
     def command(self, block_id: str) -> BlockCommand:
         return BlockCommand(self._argv, json.dumps({**self._setup, "block": block_id}).encode())
