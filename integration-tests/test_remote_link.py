@@ -13,236 +13,21 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from servers.process import children, wait_until
+from servers.remoterun import CONFIGURATION, Run, Seen
 from servers.site import Site, remote_site
-from servers.sshclient import USER, agent
+from servers.slowagent import slow_agent
+from servers.sshclient import agent
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(200)]
-
-CONFIGURATION = """
-progress = true
-
-[[executors]]
-type = "htex"
-workers_per_node = 1
-environment = "{environment}"
-heartbeat_period = 1
-heartbeat_threshold = 8
-agent = {agent}
-
-[executors.blocks]
-init = 2
-max = 2
-walltime = "00:20:00"
-launcher = "srun"
-
-[executors.blocks.provider]
-type = "slurm"
-poll_interval = 1
-cores_per_node = 1
-channel = {channel}
-"""
-
-SCRIPT = """
-import hashlib, json, os, pathlib, random, sys, time
-import weft
-
-class Events:
-    def write(self, events):
-        with open("events", "a") as file:
-            for event in events:
-                print(json.dumps([event.time, event.kind, dict(event.data)], default=str), file=file)
-
-    def close(self):
-        pass
-
-def leave_mark(name):
-    path = pathlib.Path.home() / "marks" / str(name)
-    path.parent.mkdir(exist_ok=True)
-    with open(path, "a") as file:
-        file.write("x")
-
-@weft.task
-def work(number):
-    leave_mark(number)
-    time.sleep(0.1)
-    return number
-
-@weft.task
-def large(size):
-    leave_mark("large")
-    return random.Random(7).randbytes(size)
-
-if __name__ == "__main__":
-    with weft.run("site.toml", sinks=[Events()]):
-        if len(sys.argv) > 1:
-            print(hashlib.sha256(large(int(sys.argv[1])).result()).hexdigest())
-        else:
-            print(sum(weft.gather([work(number) for number in range(60)]).result()))
-"""
-
-# What ends a silent connection after three to four seconds, and an attempt to connect after three.
-QUICK: dict[str, Callable[[Site], dict[str, Any]]] = {
-    "ssh": lambda site: {"keepalive": 1, "connect_timeout": 3},
-    "openssh": lambda site: {
-        "ssh_options": [
-            *("-F", str(site.config), "-oServerAliveInterval=1"),
-            *("-oServerAliveCountMax=3", "-oConnectTimeout=3"),
-        ]
-    },
-}
-
-
-class Seen(NamedTuple):
-    time: float
-    kind: str
-    data: dict[str, Any]
-
-
-class Run:
-    """A run of sixty calls of 0.1 s, or of one with a result of ``size`` bytes, on two nodes of one worker
-    each. Each call leaves a mark at the site.
-    """
-
-    def __init__(
-        self, site: Site, folder: Path, channel: str, agent: str = '{patience = "60s"}', size: int = 0
-    ) -> None:
-        self.site = site
-        self.folder = folder
-        environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
-        self._before = set(leftovers(site))
-        (folder / "script.py").write_text(SCRIPT)
-        (folder / "site.toml").write_text(
-            CONFIGURATION.format(environment=sys.executable, agent=agent, channel=channel)
-        )
-        with open(folder / "stderr", "wb") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "script.py", *([str(size)] if size else [])],
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-                start_new_session=True,
-            )
-
-    # -- what is seen ---------------------------------------------------------------------------------------
-
-    @property
-    def stderr(self) -> str:
-        return (self.folder / "stderr").read_text()
-
-    def events(self, kind: str) -> list[Seen]:
-        with contextlib.suppress(FileNotFoundError):
-            lines = (self.folder / "events").read_text().splitlines(keepends=True)
-            seen = [Seen(*json.loads(line)) for line in lines if line.endswith("\n")]
-            return [each for each in seen if each.kind == kind]
-        return []
-
-    def event(self, kind: str, since: float, timeout: float = 60.0) -> Seen:
-        """The first one of this kind after that, which may have to be waited for."""
-
-        def found() -> list[Seen]:
-            return [each for each in self.events(kind) if each.time >= since]
-
-        self.wait_until(f"the event {kind}", found, timeout)
-        return found()[0]
-
-    # -- what it costs --------------------------------------------------------------------------------------
-
-    def marks(self) -> Counter[str]:
-        """How often each call has begun."""
-        return Counter({path.name: len(path.read_text()) for path in self.site.home.glob("marks/*")})
-
-    def wait_for_marks(self, number: int) -> None:
-        self.wait_until(f"{number} calls have run", lambda: len(self.marks()) >= number)
-
-    def wait_until(self, what: str, condition: Callable[[], object], timeout: float = 60.0) -> None:
-        """As the function does; one that has ended is not waited for."""
-        try:
-            wait_until(what, lambda: condition() or self.process.poll() is not None, timeout)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.stderr}") from None
-        assert condition(), f"it has ended before {what}:\n{self.stderr}"
-
-    def finish(self) -> str:
-        """What it has printed."""
-        try:
-            stdout, _ = self.process.communicate(timeout=120)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"it does not end:\n{self.stderr}") from None
-        assert self.process.returncode == 0, self.stderr
-        return stdout.strip()
-
-    def check(self, fault: str, seen: str, *, lost: int = 0, twice: int = 0) -> None:
-        """Tell what it has cost, once nothing is left; so many calls may be lost, and run twice."""
-        begun = time.monotonic()
-        try:
-            wait_until("nothing is left", lambda: not self.left(), 40)
-        except AssertionError:
-            raise AssertionError(f"{fault}: this is left: {self.left()}") from None
-        marks = self.marks()
-        wanted = {"large"} if "large" in marks else {str(number) for number in range(60)}
-        missing, again = len(wanted - set(marks)), sum(marks.values()) - len(marks)
-        took = time.monotonic() - begun
-        print(f"measured: {fault}: {seen}, lost {missing}, twice {again}, left 0 after {took:.1f} s")
-        assert missing <= lost
-        assert again <= twice
-
-    def left(self) -> list[str]:
-        """Jobs, processes and files at the site that were not there before."""
-        return [each for each in leftovers(self.site) if each not in self._before]
-
-    def kill(self) -> None:
-        """At once, with what it has started here."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
-
-    def remove(self) -> None:
-        """End it, whatever it does."""
-        if self.process.poll() is None:
-            self.kill()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        if jobs := [line.split()[0] for line in self.site.cluster.jobs()]:
-            self.site.cluster.run("scancel", *jobs)
-        self.site.run(["sh", "-c", "rm -rf /home/*/marks"])
-
-
-# What is there to be used again, and what the provider keeps of its jobs.
-_KEPT = (
-    "*/.cache/weft/weft-agent-*.pyz",
-    "*/.cache/weft/environments/*",
-    "/tmp/weft-[0-9]*",
-    "*/.weft/runs/*",
-)
-_LEFT = f"""
-ps -u {USER} -o args= | sed 's/^/process /'
-find /tmp /var/tmp /dev/shm "$@" -user {USER} ! -type d {" ".join(f"! -path '{path}'" for path in _KEPT)} |
-sed 's/^/file /'
-"""
-
-
-def leftovers(site: Site) -> list[str]:
-    """The user's jobs, processes and files, on all hosts."""
-    found = [f"job {line}" for line in site.cluster.jobs()]
-    for host in site.hosts:
-        homes = [f"/home/{USER}"] if host == "login" else []
-        lines = site.run(["sh", "-c", _LEFT, "sh", *homes], host).splitlines()
-        found += [f"{line} on {host}" for line in lines if "/marks/" not in line]
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +55,17 @@ def start(site: Site, tmp_path: Path) -> Iterator[Start]:
         run.remove()
 
 
+# What ends a silent connection after three to four seconds, and an attempt to connect after three.
+QUICK: dict[str, Callable[[Site], dict[str, Any]]] = {
+    "ssh": lambda site: {"keepalive": 1, "connect_timeout": 3},
+    "openssh": lambda site: {
+        "ssh_options": [
+            *("-F", str(site.config), "-oServerAliveInterval=1"),
+            *("-oServerAliveCountMax=3", "-oConnectTimeout=3"),
+        ]
+    },
+}
+
 over_both = pytest.mark.parametrize("kind", ["ssh", "openssh"])
 
 
@@ -287,6 +83,27 @@ def cut(site: Site) -> Iterator[float]:
         yield begun
     finally:
         site.mend()
+
+
+def ssh_of(client: int) -> list[int]:
+    """The user's own ssh that holds the connection of this process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if f"weft-ssh-{client}-".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+def sent(site: Site) -> int:
+    """Bytes that the processes of the connection have written."""
+    written = 0
+    for session in site.sshd.sessions():
+        for pid in (session, *children(session)):
+            with contextlib.suppress(OSError):
+                lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+                written += int(next(line.split()[1] for line in lines if line.startswith("wchar")))
+    return written
 
 
 def shown(event: Seen, since: float) -> str:
@@ -355,17 +172,6 @@ def test_a_laptop_that_sleeps_costs_nothing(start: Start, site: Site, kind: str)
     run.check(f"laptop asleep, {kind}", f"{seen}, all results {ended:.1f} s after it woke")
 
 
-def ssh_of(client: int) -> list[int]:
-    """The user's own ssh that holds the connection of this process."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            words = path.read_bytes().split(b"\0")
-            if words[0].startswith(b"ssh:") or any(f"weft-ssh-{client}-".encode() in word for word in words):
-                found.append(int(path.parent.name))
-    return found
-
-
 @over_both
 def test_a_connection_that_is_cut_during_authentication_is_made_again(
     start: Start, site: Site, tmp_path: Path, kind: str
@@ -390,57 +196,6 @@ def with_config(options: dict[str, Any], config: Path) -> dict[str, Any]:
     if "ssh_options" in options:
         return {"ssh_options": ["-F", str(config), *options["ssh_options"][2:]]}
     return {**options, "config": str(config)}
-
-
-class SlowAgent:
-    """Passes requests on to an ssh-agent once it may ``go``. asked: somebody has connected."""
-
-    def __init__(self, path: Path, real: Path) -> None:
-        self.path, self.real = path, real
-        self.asked, self.go = threading.Event(), threading.Event()
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(path))
-        self.listener.listen()
-
-    def serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self.listener.accept()
-                self.asked.set()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        self.go.wait(60)
-        with client, socket.socket(socket.AF_UNIX) as real, contextlib.suppress(OSError):
-            real.connect(str(self.real))
-            while request := receive(client):
-                real.sendall(request)
-                client.sendall(receive(real))
-
-
-def receive(stream: socket.socket) -> bytes:
-    """A message of the agent's protocol: its length, and so many bytes; nothing at the end."""
-    data = b""
-    while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):
-        part = stream.recv(1 << 16)
-        if not part:
-            return b""
-        data += part
-    return data
-
-
-@contextlib.contextmanager
-def slow_agent(path: Path, real: Path) -> Iterator[SlowAgent]:
-    slow = SlowAgent(path, real)
-    thread = threading.Thread(target=slow.serve)
-    thread.start()
-    try:
-        yield slow
-    finally:
-        slow.go.set()
-        slow.listener.shutdown(socket.SHUT_RDWR)
-        slow.listener.close()
-        thread.join(10)
 
 
 @over_both
@@ -483,31 +238,21 @@ def test_a_large_result_arrives_whole_though_the_connection_is_cut(
     run.check(f"cut during a result of 100 MB, {kind}", shown(lost, begun))
 
 
-def sent(site: Site) -> int:
-    """Bytes that the processes of the connection have written."""
-    written = 0
-    for session in site.sshd.sessions():
-        for pid in (session, *children(session)):
-            with contextlib.suppress(OSError):
-                lines = Path(f"/proc/{pid}/io").read_text().splitlines()
-                written += int(next(line.split()[1] for line in lines if line.startswith("wchar")))
-    return written
-
-
 # -- its ends -----------------------------------------------------------------------------------------------
 
 IMPATIENT = '{{patience = "4s", on_client_loss = "{loss}"}}'
 
 
 def test_a_client_that_is_killed_leaves_nothing_at_the_site(start: Start, site: Site) -> None:
-    run = start("ssh", agent=IMPATIENT.format(loss="cancel"))
+    run = start("ssh", agent=IMPATIENT.format(loss="cancel"), seconds=0.4)
     run.wait_for_marks(4)
     run.kill()
-    run.check("client killed, cancel", "nobody is there to see it", lost=50)
+    run.check("client killed, cancel", "nobody is there to see it", lost=56)
+    assert len(run.marks()) < 60
 
 
 def test_a_client_that_is_killed_has_its_calls_run_first_if_it_said_so(start: Start, site: Site) -> None:
-    run = start("openssh", agent=IMPATIENT.format(loss="drain"))
+    run = start("openssh", agent=IMPATIENT.format(loss="drain"), seconds=0.4)
     run.wait_for_marks(4)
     run.kill()
     run.check("client killed, drain", "nobody is there to see it")
