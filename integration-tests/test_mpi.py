@@ -153,6 +153,31 @@ def test_programs_that_srun_starts_share_a_block_at_once(
     assert not set(wide["hosts"]) & set(narrow["hosts"])
 
 
+@weft.shell
+def linger(seconds: str) -> str:
+    return f"$WEFT_MPI_PREFIX sleep {seconds}"
+
+
+def test_ranks_that_srun_has_started_end_with_a_task_that_is_cancelled(
+    on_slurm: Slurm, hosts: Network, tmp_path: Path
+) -> None:
+    """They are no processes of its worker's node."""
+    seconds = f"{1000 + time.time() % 1000:.6f}"
+
+    def ranks() -> list[str]:
+        command = ["pgrep", "-xf", f".*/sleep {seconds}"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+
+    with run(hosts, tmp_path, 2, mpi="srun"):
+        future = linger.options(nodes=2, ranks_per_node=2)(seconds)
+        wait_until("its ranks run", lambda: len(ranks()) == 4)
+        assert future.cancel()
+        began = time.monotonic()
+        wait_until("its ranks have ended", lambda: not ranks(), 30)
+        print(f"measured: the ranks of a cancelled task had ended {time.monotonic() - began:.1f} s later")
+        assert where().result(timeout=60) in {"0", "1"}
+
+
 def run_example(root: Path, site: str, folder: Path, run: Callable[[list[str]], list[str]] = list) -> None:
     """Three nodes for programs that need four: whatever runs at once has other nodes."""
     (folder / "site.toml").write_text(site)

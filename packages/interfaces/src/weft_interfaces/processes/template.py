@@ -49,6 +49,9 @@ class Template:
         self._control = control
         self._lifeline = lifeline
         self._workers: dict[int, int] = {}  # pid: number
+        self._spared: set[int] = (
+            set()
+        )  # of them, killed ones of whose family something is to go on for a moment
         self._settings = settings
         self._serializer: Serializer = _find(settings.serializer)(**settings.serializer_settings)
         self._wakeup, self._waker = socket.socketpair()
@@ -117,8 +120,10 @@ class Template:
 
     def _kill(self, number: int) -> None:
         for pid, its_number in self._workers.items():
-            if its_number == number:
-                kill_tree(pid)  # it has not been reaped, so the process with this number is the worker
+            if its_number == number and pid not in self._spared:
+                # It has not been reaped, so the process with this number is the worker.
+                if kill_tree(pid):
+                    self._spared.add(pid)
 
     def _fork(self, number: int, seat: int, descriptors: list[int]) -> None:
         try:
@@ -141,7 +146,9 @@ class Template:
         for pid, number in list(self._workers.items()):
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 continue
-            kill_group(pid)  # before it is reaped: until then no other process can have its number
+            if pid not in self._spared:
+                kill_group(pid)  # before it is reaped: until then no other process can have its number
+            self._spared.discard(pid)
             _, status = os.waitpid(pid, 0)
             del self._workers[pid]
             self._notify(ENDED, number, pid, status)
