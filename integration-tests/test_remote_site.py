@@ -21,7 +21,6 @@ from servers.site import Site, remote_site
 from servers.sshclient import agent, make_key
 from servers.visit import BOUND, Visit
 from weft_executor_htex.agent import line as line_module
-from weft_executor_htex.agent.bundle import bundle
 from weft_executor_htex.agent.install import AgentHost
 from weft_executor_htex.agent.line import Line
 from weft_executor_htex.agent.wire import AGENT_PROTOCOL
@@ -327,9 +326,11 @@ def test_nodes_without_any_directory_for_temporary_files_are_named_once(visit: V
 
 
 def test_other_versions_of_the_agent_are_left_alone_and_a_damaged_one_is_replaced(visit: Visit) -> None:
-    AgentHost(visit.channel("ssh")).prepare()
     cache = visit.site.home / CACHE
-    ours = cache / bundle().name
+    with visit.run(visit.channel("ssh")):
+        visit.collect(visit.submit(1))
+    ours = max(cache.glob("weft-agent-*.pyz"), key=lambda path: path.stat().st_mtime)
+    whole = ours.read_bytes()
     others = [cache / f"weft-agent-{digit * 24}.pyz" for digit in "0f"]
     for each in (*others, ours):
         each.write_bytes(b"not what it was")
@@ -337,7 +338,7 @@ def test_other_versions_of_the_agent_are_left_alone_and_a_damaged_one_is_replace
     with visit.run(visit.channel("ssh")):
         visit.collect(visit.submit(4))
         seconds = time.monotonic() - begun
-    assert ours.read_bytes() == bundle().data
+    assert ours.read_bytes() == whole
     assert [each.read_bytes() for each in others] == [b"not what it was"] * 2
     for each in others:
         each.unlink()

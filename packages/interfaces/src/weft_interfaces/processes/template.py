@@ -49,9 +49,7 @@ class Template:
         self._control = control
         self._lifeline = lifeline
         self._workers: dict[int, int] = {}  # pid: number
-        self._spared: set[int] = (
-            set()
-        )  # of them, killed ones of whose family something is to go on for a moment
+        self._spared: set[int] = set()  # killed, but for what is to go on for a moment
         self._settings = settings
         self._serializer: Serializer = _find(settings.serializer)(**settings.serializer_settings)
         self._wakeup, self._waker = socket.socketpair()
