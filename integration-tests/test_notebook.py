@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from jupyter_client.manager import start_new_kernel
 from servers.openssh import SshServers, ssh_servers
 from servers.process import processes_with, wait_until
 from servers.sshclient import PASSWORD
@@ -75,6 +74,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServers]:
 
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
+    from jupyter_client.manager import start_new_kernel  # where only smoke tests run, it is not there
+
     folder = tmp_path_factory.mktemp("notebook")
     manager, client = start_new_kernel(startup_timeout=BOUND, cwd=str(folder))
     with contextlib.ExitStack() as stack:

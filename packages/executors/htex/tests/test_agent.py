@@ -546,8 +546,7 @@ threading.Event().wait()
 @pytest.mark.parametrize("loss", ["cancel", "drain"])
 def test_the_client_is_killed(channel: PipeChannel, tmp_path: Path, eventually: Any, loss: str) -> None:
     """Within its patience the agent goes on; then it ends its managers, at once or when they have finished,
-    and leaves
-    nothing.
+    and leaves nothing.
     """
     path = tmp_path / "done"
     with Gate() as gate:
@@ -852,7 +851,7 @@ def test_what_an_agent_left_that_was_killed_is_removed_on_its_own_host(
 
 
 def test_an_executor_without_an_agent_leaves_nothing_on_other_hosts() -> None:
-    asks = HighThroughputExecutor("htex")
+    asks = HighThroughputExecutor("htex", blocks=Blocks(provider=InMemoryProvider()))
     assert asks.find_left("r") == []
     asks.end_left("r")
 

@@ -66,6 +66,7 @@ class Provider(InMemoryProvider):
 
 class Context:
     run_id = "test"
+    make_scaler = None
 
     def __init__(self, folder):
         self.directory, self.detached = folder / "files", folder / "detached"

@@ -13,7 +13,6 @@
   is over.
 - ``blocks.py`` and ``fleet.py`` are the agent's part in getting blocks, ``plan.py`` the client's.
 - ``line.py`` is the client's end of the stream, ``link.py`` the agent's. Both count the bytes that they send
-  (``outbox.py``) and have received, so that what was on its way when a connection broke is sent again, and
-  comes
-  once. ``wire.py`` says how.
+(``outbox.py``) and have received, so that what was on its way when a connection broke is sent again, and
+comes once. ``wire.py`` says how.
 """

@@ -36,7 +36,8 @@ def agent_opener(
     """
     host = AgentHost(channel, settings.python, settings.directory, modules)
     options: dict[str, float | int | str] = {
-        "patience": settings.patience,
+        # A client that lives is heard of once in each period.
+        "patience": max(float(settings.patience), 2 * setup.heartbeat_period),
         "on_client_loss": settings.on_client_loss,
         "disk": settings.disk,
         "owner": owner,

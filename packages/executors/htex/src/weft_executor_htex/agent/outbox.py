@@ -45,10 +45,8 @@ class _Spilled:
 
 class Outbox:
     """memory: bytes that it has in memory, about. directory: where the files are; None is for none: then all
-    of
-    it is in memory. ``trouble`` is told what the disk says when it takes no more, once; what comes then
-    stays in
-    memory, too.
+    of it is in memory. ``trouble`` is told what the disk says when it takes no more, once; what comes then
+    stays in memory, too.
 
     confirmed, sent, end: places in the stream. For one thread at a time.
     """

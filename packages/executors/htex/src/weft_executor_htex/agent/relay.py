@@ -1,6 +1,5 @@
 """The process that a connection starts on the login node: it passes bytes on between its standard input and
-output and
-the agent's socket, and ends with the connection.
+output and the agent's socket, and ends with the connection.
 """
 
 from __future__ import annotations

@@ -15,18 +15,15 @@ class AgentSettings:
     """For an interchange that lives on the host of a channel.
 
     python: what runs it there, 3.8 or newer; the first one on ``PATH`` that is new enough unless said.
-    Nothing needs
-    to be installed in it.
+    Nothing needs to be installed in it.
     directory: where its file is kept there, relative to the home directory; ``~/.cache/weft`` unless said.
     reconnect: seconds, or text such as ``"1h"``, for which a connection that broke is made again; then the
-    calls that
-    the agent had are lost.
+    calls that the agent had are lost.
     on_client_loss: what it does when nobody came back for ``patience`` (seconds or text): ``"cancel"`` ends
-    its managers,
-    ``"drain"`` has them finish first what they were given, for its effects: nobody gets the results.
+    its managers, ``"drain"`` has them finish first what they were given, for its effects: nobody gets the
+    results.
     disk: bytes, or text such as ``"4GB"``, of results that wait in files for the connection to come back;
-    with more
-    waiting, it gives out no calls.
+    with more waiting, it gives out no calls.
     blocks: who asks for blocks: ``"agent"``, also while there is no connection; ``"client"``, through the
     channel; ``"auto"``: the agent, unless something of the provider, the launcher or the scaling policy
     cannot go there, which an event then says.

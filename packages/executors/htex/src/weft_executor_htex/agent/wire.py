@@ -2,9 +2,8 @@
 
 Each piece says where it stands in its stream, and how much of the other one has come. ``Hello`` begins a
 connection, and is answered by ``Welcome``, or by words: ``Refused`` (it will not be otherwise), ``Gone``
-(there is no
-such agent any more) or ``Away`` (it is on another host). What the other side has not got is sent from there
-on::
+(there is no such agent any more) or ``Away`` (it is on another host). What the other side has not got is sent
+from there on::
 
     client ── Hello(token, received) ──> agent               Welcome(received)
            <── Data(position, received), Beat(received) ──>      End, answered by End: that was all
@@ -52,8 +51,7 @@ _LAST_FRAMES = {HELLO: 2, WELCOME: 1, REFUSED: 1, GONE: 1, AWAY: 1, DATA: 1}
 
 class Piece(NamedTuple):
     """``position``: of the first byte of ``frames[0]`` in its stream, if it is Data, or of the end.
-    received: how
-    many bytes of the other stream have come.
+    received: how many bytes of the other stream have come.
     """
 
     kind: bytes
