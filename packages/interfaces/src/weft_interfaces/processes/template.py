@@ -118,10 +118,10 @@ class Template:
 
     def _kill(self, number: int) -> None:
         for pid, its_number in self._workers.items():
-            if its_number == number and pid not in self._spared:
-                # It has not been reaped, so the process with this number is the worker.
-                if kill_tree(pid):
-                    self._spared.add(pid)
+            if its_number != number or pid in self._spared:
+                continue
+            if kill_tree(pid):  # it has not been reaped, so the process with this number is the worker
+                self._spared.add(pid)
 
     def _fork(self, number: int, seat: int, descriptors: list[int]) -> None:
         try:
