@@ -64,7 +64,7 @@ class InterchangeStream:
     live, with this setup.
 
     watched: whether one of which nothing is heard is ended here; else ``open`` sees to that. whole: whether
-    each message is written in one piece.
+    each message is written in one piece, and before ``wake`` returns.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class InterchangeStream:
         self._setup = msgspec.structs.replace(setup, selector=_pickled(selector, label)).dump()
         self._open = open
         self._whole = whole
+        self._pulling = threading.Lock()
         self._leaving = False
         self._state = _NOTHING
         self._changed = threading.Condition()
@@ -121,6 +122,9 @@ class InterchangeStream:
         self._watcher.start()
 
     def wake(self) -> None:
+        process = self._process
+        if self._whole and process is not None and not self._stopping:
+            self._pull(process)  # before whoever submits goes on: only then another process can do so
         self._news.set()
 
     def flush(self) -> None:
@@ -211,6 +215,11 @@ class InterchangeStream:
                 return
 
     def _write_to(self, process: RemoteProcess) -> None:
+        self._pull(process)
+        if self._stopping and not self._leaving:
+            process.close_stdin()
+
+    def _pull(self, process: RemoteProcess) -> None:
         def send(message: Message, payloads: Sequence[Frame]) -> None:
             with contextlib.suppress(ChannelError):  # its end will be read, and all that it was sent is lost
                 parts = pack(encode(message, payloads))
@@ -219,9 +228,8 @@ class InterchangeStream:
                 for part in parts:
                     process.write(bytes(part))
 
-        self._client.pull(send)
-        if self._stopping and not self._leaving:
-            process.close_stdin()
+        with self._pulling:
+            self._client.pull(send)
 
     def _watch(self) -> None:
         """End one of which nothing is heard: it may be that it has been stopped."""

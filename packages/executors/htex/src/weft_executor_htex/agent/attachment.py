@@ -29,7 +29,7 @@ from weft_interfaces.processes import Entry
 
 from ..client import Client
 from ..client_blobs import ClientBlobs
-from ..messages import Begun, MalformedError, Returned, Stop, decode
+from ..messages import Begun, CloseBlocks, MalformedError, Returned, Stop, decode
 from ..packing import BlobSerializer
 from ..remote import InterchangeStream
 from ..selector import find_selector
@@ -44,6 +44,7 @@ __all__ = ["Attachment"]
 
 _MOST_LOSSES = 3  # times that a task is sent again
 _FAREWELL = 5.0  # seconds that managers may take to end
+_CANCELLED = 30.0  # seconds that the batch system may take to cancel what is left
 _LOST = (BlockLostError, InterchangeLostError, ManagerLostError)  # which is no fault of the task's
 
 
@@ -323,6 +324,8 @@ class Attachment:
                 f"manager {info.pid} on {info.host} (block {info.block}) does not end"
                 for info in list(client.managers.values())
             ]
+            if self._sent[-1].scaled:
+                leftovers += self._close_blocks(stream, client)
             if stream.stop(_FAREWELL):
                 self.finished = True
                 self._note_end("the run has ended")
@@ -331,6 +334,16 @@ class Attachment:
             self._stream = None
         self._folder.close()
         return leftovers
+
+    def _close_blocks(self, stream: AttachedStream, client: Client) -> list[str]:
+        """Have the agent cancel the jobs that it has left."""
+        client.tell(CloseBlocks(_CANCELLED))
+        stream.wake()
+        with client.changed:
+            ended = client.changed.wait_for(lambda: client.blocks_left is not None, _CANCELLED + 1.0)
+        if ended:
+            return client.blocks_left or []
+        return [f"the agent on {self.host} has not said within {_CANCELLED:g} s that its jobs are cancelled"]
 
     def leave(self, timeout: float = 10.0) -> list[str]:
         """Let go of it; the run goes on. Returns what could not be handed over, in words."""

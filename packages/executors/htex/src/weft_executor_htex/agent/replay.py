@@ -14,7 +14,7 @@ from pathlib import Path
 from weft_interfaces.processes import Entry, FunctionRecord, OptionsRecord
 
 from ..client_blobs import ClientBlob, ClientBlobs
-from ..messages import Cancel, Frame, MalformedError, Tasks, decode
+from ..messages import Cancel, Frame, MalformedError, Scale, Tasks, decode
 from ..stream import MOST_BYTES, MOST_FRAMES
 
 __all__ = ["Messages", "Sent", "read_sent"]
@@ -73,9 +73,10 @@ class Messages:
 
 
 class Sent:
-    """The calls that were sent, by id, and how often each was."""
+    """The calls that were sent, by id, and how often each was. scaled: the agent gets its blocks itself."""
 
     def __init__(self) -> None:
+        self.scaled = False
         self.entries: dict[int, Entry] = {}
         self.times: Counter[int] = Counter()
 
@@ -101,6 +102,8 @@ def read_sent(messages: Messages, blobs: ClientBlobs) -> Sent:
                 digest = header_of_blob.digest
                 known[digest] = blobs.restore(digest, memoryview(data))
             _add(sent, message, arguments, functions, options, known)
+        elif type(message) is Scale:
+            sent.scaled = True
         elif type(message) is Cancel:
             for call_id in message.ids:
                 if call_id in sent.entries:
