@@ -132,10 +132,12 @@ def _make_tasks() -> tuple[Any, Any]:
         return socket.gethostname()
 
     def until(path: str) -> str:
-        """Done when there is such a file in the home directory."""
+        """Done when there is such a file in the home directory. Leaves a mark there, by the block's name."""
         import os
         import time
 
+        with open(os.path.expanduser(f"~/{path}-{os.environ['WEFT_BLOCK_ID']}"), "w"):
+            pass
         deadline = time.monotonic() + 60
         while not os.path.exists(os.path.expanduser(f"~/{path}")):
             assert time.monotonic() < deadline
@@ -193,7 +195,8 @@ def test_blocks_grow_and_shrink_while_there_is_no_connection(client: Client, sit
         finally:
             cluster.start_controller()
         try:
-            wait_until("two blocks run", lambda: jobs(site) == ["RUNNING"] * 2, BOUND)
+            wait_until("a task runs in each of two", lambda: len([*site.home.glob("go-*")]) == 2, BOUND)
+            assert jobs(site) == ["RUNNING"] * 2
             (site.home / "go").touch()
             wait_until("they are given back", lambda: not jobs(site), BOUND)
             assert not any(future.done() for future in futures)
