@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,7 @@ from .topology import Topology
 
 __all__ = ["Site", "remote_site"]
 
+_SLEEP = Path(__file__).with_name("sleep.c")
 _UID = 1500
 # This Python without the packages of its environment.
 _BARE = Path(os.path.realpath(sys.executable))
@@ -254,9 +256,9 @@ def remote_site(
         unavailable("a remote site needs root")
     if not Path("/dev/net/tun").exists():
         unavailable("a remote site needs /dev/net/tun")
-    variables = _clock_settings(clock)
     with contextlib.ExitStack() as stack:
         site = Site(folder, Topology(nodes, jump))
+        variables = _clock_settings(clock, site.shared)
         stack.callback(site.unplug)
         _prepare(site, auth)
         (folder / "root").mkdir()
@@ -277,15 +279,19 @@ def remote_site(
         yield site
 
 
-def _clock_settings(clock: float) -> tuple[str, ...]:
+def _clock_settings(clock: float, folder: Path) -> tuple[str, ...]:
     """What makes programs see another time."""
     if not clock:
         return ()
     libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    if not libraries:
-        unavailable(f"libfaketime is not installed: apt-get install -y faketime; see {PACKAGES}")
+    if not libraries or not shutil.which("gcc"):
+        unavailable(f"libfaketime or gcc is not installed: apt-get install -y faketime gcc; see {PACKAGES}")
+    folder.mkdir(exist_ok=True)
+    sleep = folder / "sleep.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", sleep, _SLEEP], check=True, timeout=60)
     # Monotonic clocks go on as they do.
-    return (f"LD_PRELOAD={libraries[0]}", f"FAKETIME={clock:+.0f}s", "FAKETIME_DONT_FAKE_MONOTONIC=1")
+    preload = f"LD_PRELOAD={sleep}:{libraries[0]}"
+    return (preload, f"FAKETIME={clock:+.0f}s", "FAKETIME_DONT_FAKE_MONOTONIC=1")
 
 
 def _prepare(site: Site, auth: str) -> None:
