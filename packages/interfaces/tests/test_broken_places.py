@@ -119,6 +119,18 @@ class FindsAllJobs(Provider):
         return {job_id: spec.name for job_id, spec in self.specs.items()}
 
 
+class FindsSpecsOfEndedJobs(Provider):
+    def find_specs(self, tag):
+        return {spec.id: job_id for job_id, spec in self.specs.items() if spec.tag == tag}
+
+
+class FindsSpecsOfRunningJobsOnly(Provider):
+    def find_specs(self, tag):
+        states = super().status(list(self.specs))
+        found = super().find_specs(tag)
+        return {name: job for name, job in found.items() if states[job].state is JobState.RUNNING}
+
+
 class CloseEndsJobs(Provider):
     def submit(self, spec):
         job_id = super().submit(spec)
@@ -152,6 +164,8 @@ PROVIDERS = [
     (LosesExitCodes, "test_a_job_that_fails_is_failed_with_its_exit_code"),
     (FindsEndedJobs, "test_jobs_are_found_by_tag_until_they_end"),
     (FindsAllJobs, "test_jobs_are_found_by_tag_until_they_end"),
+    (FindsSpecsOfEndedJobs, "test_jobs_are_found_with_what_they_were_submitted_for_until_they_end"),
+    (FindsSpecsOfRunningJobsOnly, "test_jobs_are_found_with_what_they_were_submitted_for_until_they_end"),
     (CloseEndsJobs, "test_close_leaves_jobs_alone_and_may_come_twice"),
     (EndsBeforeItStarts, "test_a_running_job_says_since_when"),
 ]

@@ -98,6 +98,7 @@ if TYPE_CHECKING:
         JobStatus,
         Provider,
         ScriptProvider,
+        SearchableProvider,
         TidyProvider,
     )
     from .remains import far_directory
@@ -193,6 +194,7 @@ __all__ = [
     "ScalingPolicy",
     "ScalingState",
     "ScriptProvider",
+    "SearchableProvider",
     "SerializationError",
     "Serializer",
     "Shared",
@@ -248,7 +250,8 @@ _NAMES = {
     ),
     "pool": "ExecutorPool as_pool",
     "provider": (
-        "ArrayProvider BaseProvider JobId JobSpec JobState JobStatus Provider ScriptProvider TidyProvider"
+        "ArrayProvider BaseProvider JobId JobSpec JobState JobStatus Provider ScriptProvider "
+        "SearchableProvider TidyProvider"
     ),
     "remains": "far_directory",
     "resources": "Resources",

@@ -20,6 +20,7 @@ __all__ = [
     "JobStatus",
     "Provider",
     "ScriptProvider",
+    "SearchableProvider",
     "TidyProvider",
 ]
 
@@ -170,6 +171,16 @@ class ArrayProvider(Provider, Protocol):
         Returning: the batch system has all of them; their ids, by ``spec.id``. Raising as ``submit`` does: it
         has none of those that it did not have before. Calls with a ``spec.id`` that was given before, here or
         to ``submit``, give the same job.
+        """
+
+
+@runtime_checkable
+class SearchableProvider(Provider, Protocol):
+    """A provider that knows again what each job was submitted for, also the jobs of another process."""
+
+    def find_specs(self, tag: str) -> Mapping[str, JobId]:
+        """The same jobs as ``find`` gives, waiting and running ones, each by its ``spec.id``; also those of
+        one array. Raises :class:`ProviderError` if that could not be found out.
         """
 
 

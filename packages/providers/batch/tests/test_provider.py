@@ -466,9 +466,11 @@ def test_jobs_are_found_by_tag_and_not_when_nobody_answers(toy: Any, make: Any, 
     )
     provider = make.provider(channel=toy)
     assert provider.find("a:b c") == {"1": "toy"}
+    assert provider.find_specs("a:b c") == {spec.id: "1"}
     toy.command("toyq", "exit 1")
-    with pytest.raises(ProviderError):
-        provider.find("a:b c")
+    for search in (provider.find, provider.find_specs):
+        with pytest.raises(ProviderError):
+            search("a:b c")
 
 
 # -- the script ---------------------------------------------------------------------------------------------

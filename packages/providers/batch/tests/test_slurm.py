@@ -239,6 +239,12 @@ def test_arrays_as_slurm_lists_them() -> None:
     }
 
 
+def test_elements_of_an_array_are_found_with_what_they_were_submitted_for(toy: Any) -> None:
+    toy.command("squeue", f"cat <<'end'\n{ARRAYS}end")
+    found = SlurmProvider(channel=toy).find_specs("run")
+    assert found == {"run-htex-1": "1_0", "run-htex-5": "3_0", "run-htex-6": "3_1", "run-htex-7": "4"}
+
+
 def test_without_arrays_each_block_is_submitted_by_itself() -> None:
     assert SlurmProvider().array_size == 1
     assert SlurmProvider(arrays=True).array_size > 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 import time
 import uuid
 from collections.abc import Iterator
@@ -69,9 +70,30 @@ def test_another_process_finds_what_was_submitted(channel: RootedChannel) -> Non
     other = LocalProvider(channel)
     assert other.submit(spec) == job
     assert other.find("tag") == {job: "it"}
+    assert other.find_specs("tag") == {spec.id: job}
     other.cancel([job])
     assert other.status([job])[job].state is JobState.CANCELLED
-    assert other.find("tag") == {}
+    assert other.find("tag") == other.find_specs("tag") == {}
+
+
+def test_sessions_that_a_job_has_started_are_no_jobs(channel: RootedChannel) -> None:
+    provider = LocalProvider(channel)
+    # In a group of its own, setsid starts no further process.
+    spec = make_spec("sh", "-c", "setsid sleep 600 & echo $! >&2; wait", tag=uuid.uuid4().hex)
+    job = provider.submit(spec)
+    errors = channel.here("runs") / f"{spec.id}.err"
+    deadline = time.monotonic() + 30
+    while not errors.read_text().endswith("\n") or os.getsid(int(errors.read_text())) != int(
+        errors.read_text()
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    try:
+        assert provider.find(spec.tag) == {job: "it"}
+        assert provider.find_specs(spec.tag) == {spec.id: job}
+    finally:
+        os.kill(int(errors.read_text()), signal.SIGKILL)
+        provider.cancel([job])
 
 
 def test_the_walltime_ends_a_job_that_will_not(channel: RootedChannel) -> None:

@@ -516,6 +516,7 @@ def test_sessions_that_a_job_has_started_are_no_jobs(jobs: Jobs) -> None:
     child = int(jobs.ready(spec))
     try:
         assert jobs.provider.find(tag) == {job_id: "test"}
+        assert jobs.provider.find_specs(tag) == {spec.id: job_id}
         jobs.provider.cancel([job_id])
         assert jobs.provider.find(tag) == {}
     finally:
@@ -524,7 +525,7 @@ def test_sessions_that_a_job_has_started_are_no_jobs(jobs: Jobs) -> None:
 
 def test_an_empty_tag_finds_nothing(jobs: Jobs) -> None:
     jobs.submit("sleep", "600")
-    assert jobs.provider.find("") == {}
+    assert jobs.provider.find("") == jobs.provider.find_specs("") == {}
 
 
 @pytest.mark.parametrize("job_id", ["", "x", "1.1", "0.0", "-1.5", "1", "999999999.1", "²5.1", "5.", "a.b.c"])

@@ -89,9 +89,12 @@ class InMemoryProvider(BaseProvider):
                     self._end(job_id, JobState.CANCELLED, "CANCELLED by its owner")
 
     def find(self, tag: str) -> Mapping[JobId, str]:
+        return {job_id: self.specs[job_id].name for job_id in self.find_specs(tag).values()}
+
+    def find_specs(self, tag: str) -> Mapping[str, JobId]:
         with self._lock:
             alive = {i: spec for i, spec in self.specs.items() if not self._jobs[i].status.state.terminal}
-        return {job_id: spec.name for job_id, spec in alive.items() if spec.tag == tag}
+        return {spec.id: job_id for job_id, spec in alive.items() if spec.tag == tag}
 
     def remove_files(self, directory: str, wanted: Sequence[str] = ()) -> Mapping[str, bytes]:
         with self._lock:

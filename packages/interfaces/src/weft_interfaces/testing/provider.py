@@ -10,7 +10,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from ..block import BlockShape
-from ..provider import ArrayProvider, JobId, JobSpec, JobState, JobStatus, Provider, TidyProvider
+from ..provider import (
+    ArrayProvider,
+    JobId,
+    JobSpec,
+    JobState,
+    JobStatus,
+    Provider,
+    SearchableProvider,
+    TidyProvider,
+)
 from .check import skip
 
 __all__ = ["ArrayProviderSuite", "ProviderSuite"]
@@ -223,6 +232,28 @@ class ProviderSuite:
             self.wait_for(provider, job, *self.terminal_states())
             assert job not in provider.find(tag), "find() gives no job that has ended"
 
+    def test_jobs_are_found_with_what_they_were_submitted_for_until_they_end(self) -> None:
+        provider, tag = self.make_provider(), f"suite-{uuid.uuid4().hex[:12]}"
+        if not isinstance(provider, SearchableProvider):
+            skip("this provider does not know again what a job was submitted for")
+        specs = [self.spec("sleep", "600", tag=tag) for _ in range(2)]
+        jobs = {spec.id: provider.submit(spec) for spec in specs}
+        try:
+            found = dict(provider.find_specs(tag))
+            assert found == jobs, f"find_specs() gives what was just submitted, too: {jobs}, not {found}"
+            for job in jobs.values():
+                self.wait_for(provider, job, JobState.RUNNING)
+            found = dict(provider.find_specs(tag))
+            assert found == jobs, f"find_specs() gives jobs that run: {jobs}, not {found}"
+            assert not provider.find_specs(tag + "x"), "find_specs() gives no job with another tag"
+            ended = jobs.pop(specs[0].id)
+            provider.cancel([ended])
+            self.wait_for(provider, ended, *self.terminal_states())
+            found = dict(provider.find_specs(tag))
+            assert found == jobs, f"find_specs() gives no job that has ended: {jobs}, not {found}"
+        finally:
+            provider.cancel(list(jobs.values()))
+
     def terminal_states(self) -> Sequence[JobState]:
         """All ways to end."""
         return [state for state in JobState if state.terminal]
@@ -301,6 +332,8 @@ class ArrayProviderSuite(ProviderSuite):
             for job in jobs.values():
                 self.wait_for(provider, job, JobState.RUNNING)
             assert dict(provider.find(tag)) == dict.fromkeys(jobs.values(), specs[0].name)
+            if isinstance(provider, SearchableProvider):
+                assert dict(provider.find_specs(tag)) == jobs, "each has a specification of its own"
             provider.cancel([jobs[specs[1].id]])
             self.wait_for(provider, jobs[specs[1].id], *self.terminal_states())
             left = {jobs[specs[0].id], jobs[specs[2].id]}

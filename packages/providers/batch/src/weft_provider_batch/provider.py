@@ -170,11 +170,10 @@ class BatchProvider(Scheduler, BaseProvider):
 
         Raises :class:`ProviderError` if that could not be found out.
         """
-        return {
-            job.id: job.name
-            for job in self._fresh_listing().values()
-            if job.tag == tag and not job.state.terminal
-        }
+        return {job.id: job.name for job in self._tagged(tag)}
+
+    def find_specs(self, tag: str) -> Mapping[str, JobId]:
+        return {job.spec_id: job.id for job in self._tagged(tag) if job.spec_id}
 
     def close(self) -> None:
         """Jobs are left alone, but for those that nobody knows of: submissions that got no answer are looked
@@ -347,6 +346,10 @@ class BatchProvider(Scheduler, BaseProvider):
             return {}
         self._queue.accounting = jobs is not None
         return {job.id: _by_our_clock(job, answer.skew) for job in jobs or ()}
+
+    def _tagged(self, tag: str) -> list[ListedJob]:
+        jobs = self._fresh_listing().values()
+        return [job for job in jobs if job.tag == tag and not job.state.terminal]
 
     # -- judging --------------------------------------------------------------------------------------------
 

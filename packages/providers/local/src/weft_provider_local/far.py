@@ -219,12 +219,19 @@ class FarMachine:
             )
 
     def find(self, tag: str) -> Mapping[JobId, str]:
+        return dict(self._search(tag, "weft-found"))
+
+    def find_specs(self, tag: str) -> Mapping[str, JobId]:
+        return {spec_id: job_id for job_id, spec_id in self._search(tag, "weft-spec")}
+
+    def _search(self, tag: str, mark: str) -> list[tuple[JobId, str]]:
+        """The jobs, with what is said of them in lines that begin so."""
         done = self._sh("the processes", FIND, tag)
         lines = done.stdout.decode(errors="replace").splitlines()
         if "weft-end" not in lines:
             raise ProviderError(f"the processes of {self._channel.host} cannot be looked at")
-        found = (re.fullmatch(r"weft-found (\d+\.\d+) (.*)", line) for line in lines)
-        return {JobId(match[1]): match[2] for match in found if match}
+        found = (re.fullmatch(mark + r" (\d+\.\d+) (.*)", line) for line in lines)
+        return [(JobId(match[1]), match[2]) for match in found if match]
 
     def remove_files(self, directory: str, wanted: Sequence[str]) -> Mapping[str, bytes]:
         what = f"the directory {directory!r} on {self._channel.host}"

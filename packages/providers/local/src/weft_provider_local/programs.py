@@ -71,8 +71,12 @@ for file in $(grep -lzxF -e "WEFT_JOB_TAG=$1" /proc/[0-9]*/environ 2>/dev/null);
   set -- "$1" $(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null | cut -d' ' -f1,4,20)
   case ${2-Z} in [ZX]) continue;; esac
   [ "${3-}" = "$pid" ] && [ "$pid" != "$$" ] || continue
-  name=$(tr '\\0' '\\n' <"$file" | sed -n 's/^WEFT_JOB_NAME=//p')
+  base=$(tr '\\0' '\\n' <"$file" 2>/dev/null | sed -n 's/^WEFT_JOB_INPUT=\\(.*\\)\\.in$/\\1/p')
+  # What a job starts has its environment, and may lead a session too: the record tells them apart.
+  case $(cat "$base.job" 2>/dev/null) in '' | "$pid.$4") ;; *) continue;; esac
+  name=$(tr '\\0' '\\n' <"$file" 2>/dev/null | sed -n 's/^WEFT_JOB_NAME=//p')
   printf 'weft-found %s.%s %s\\n' "$pid" "$4" "$name"
+  printf 'weft-spec %s.%s %s\\n' "$pid" "$4" "${base##*/}"
 done
 echo weft-end
 """

@@ -111,10 +111,14 @@ class LocalProvider(BaseProvider):
         """
         if self._far is not None:
             return self._far.find(tag) if tag else {}
-        try:
-            return dict(_tagged(tag)) if tag else {}
-        except OSError as error:
-            raise ProviderError(f"the jobs tagged {tag!r} could not be looked for: {error}") from error
+        return {job: variables.get("WEFT_JOB_NAME", "") for job, variables in _tagged(tag)}
+
+    def find_specs(self, tag: str) -> Mapping[str, JobId]:
+        """See :meth:`~weft_interfaces.SearchableProvider.find_specs`."""
+        if self._far is not None:
+            return self._far.find_specs(tag) if tag else {}
+        records = {job: Path(variables["WEFT_JOB_RECORD"]) for job, variables in _tagged(tag)}
+        return {record.name.removesuffix(".job"): job for job, record in records.items()}
 
     def remove_files(self, directory: str, wanted: Sequence[str] = ()) -> Mapping[str, bytes]:
         """See :meth:`~weft_interfaces.TidyProvider.remove_files`."""
@@ -135,13 +139,21 @@ class LocalProvider(BaseProvider):
             raise ProviderError(f"the directory {directory!r} was not removed: {error}") from error
 
 
-def _tagged(tag: str) -> Iterator[tuple[JobId, str]]:
+def _tagged(tag: str) -> list[tuple[JobId, Mapping[str, str]]]:
+    """The jobs that run, with their environments; none for an empty tag."""
+    try:
+        return list(_leaders(tag)) if tag else []
+    except OSError as error:
+        raise ProviderError(f"the jobs tagged {tag!r} could not be looked for: {error}") from error
+
+
+def _leaders(tag: str) -> Iterator[tuple[JobId, Mapping[str, str]]]:
     for job, variables in group.leaders():
         if variables.get("WEFT_JOB_TAG") == tag:
             # What a job starts has its environment, and may lead a session too: the record tells them apart.
             recorded = recorded_job(variables.get("WEFT_JOB_RECORD", ""))
             if recorded in (None, job):
-                yield job, variables.get("WEFT_JOB_NAME", "")
+                yield job, variables
 
 
 class _Machine:
