@@ -6,6 +6,7 @@ import gc
 import itertools
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,8 @@ class Rig:
         for executor in self.executors:
             executor.start(self.context)
         self.events: list[Event] = []
-        self.scaler = Scaler(
+        self.new_scaler = partial(
+            Scaler,
             self.executors,
             emit=self.events.extend,
             run_id="run1",
@@ -139,6 +141,7 @@ class Rig:
             limits=limits,
             clock=self.clock,
         )
+        self.scaler = self.new_scaler()
         self._ids = itertools.count(1)
 
     def submit(self, count: int, executor: Executor | None = None) -> list[int]:
@@ -153,6 +156,11 @@ class Rig:
     def ticks(self, count: int, seconds: float = 10.0) -> None:
         for _ in range(count):
             self.tick(seconds)
+
+    def adopt(self) -> None:
+        """The scaler is gone, with the process that it was in; the next one gets its jobs."""
+        self.events.clear()
+        self.scaler = self.new_scaler(first=10_001, adopt=self.provider.find_specs("run1"))
 
     def bring_up(self, count: int = 1) -> list[str]:
         """So many waiting jobs start, and their managers register."""
@@ -1198,3 +1206,147 @@ def test_blocks_that_wait_for_too_long_are_replaced(make: MakeRig) -> None:
     rig.bring_up()
     rig.ticks(60)
     assert rig.provider.calls.count("submit") == 2, "one that runs does not wait"
+
+
+# -- jobs of an earlier scaler ------------------------------------------------------------------------------
+
+
+def test_adopted_blocks_are_asked_for_no_second_time(make: MakeRig) -> None:
+    rig = make(init=2, max=2)
+    rig.tick()
+    (up,) = rig.bring_up()
+    rig.adopt()
+    jobs = {block: rig.job(block) for block in ("run1-htex-1", "run1-htex-2")}
+    assert [(e.kind, e.data["block"], e.data["job"]) for e in rig.events] == [
+        ("block.adopted", block, job) for block, job in jobs.items()
+    ]
+    rig.submit(100)
+    rig.ticks(3)
+    assert len(rig.provider.submits) == 2
+    assert rig.scaler.view()[0].jobs == jobs
+    assert rig.kinds(of=up) == ["block.adopted", "block.running", "block.registered"]
+    assert rig.scaler.close() == []
+    assert sorted(rig.provider.cancelled) == sorted(jobs.values())
+
+
+def test_blocks_beside_adopted_ones_get_other_ids(make: MakeRig) -> None:
+    rig = make(init=1, max=2, slots=1)
+    rig.tick()
+    rig.adopt()
+    rig.submit(2)
+    rig.tick()
+    assert [spec.id for spec in rig.provider.submits] == ["run1-htex-1", "run1-htex-10001"]
+
+
+@pytest.mark.parametrize("since", ["pending", "running"])
+def test_adopted_blocks_are_given_back(make: MakeRig, since: str) -> None:
+    rig = make(init=1, idle_timeout=60)
+    rig.tick()
+    if since == "running":
+        rig.bring_up()
+    rig.adopt()
+    rig.tick()
+    if since == "pending":
+        assert rig.bring_up() == ["run1-htex-1"]
+    rig.ticks(10)
+    assert rig.executor.drained == ["run1-htex-1"]
+    assert rig.provider.cancelled == [rig.job("run1-htex-1")]
+    assert "given back" in rig.reasons()[0]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_blocks_that_had_begun_before_they_were_adopted_are_no_failures(make: MakeRig, answers: bool) -> None:
+    """They were of use perhaps, as nobody knows any more."""
+    rig = make(init=3, max=3)
+    rig.tick()
+    jobs = list(rig.provider.specs)
+    for job in jobs:
+        rig.provider.start(job)
+    rig.adopt()
+    if not answers:
+        rig.provider.fail_queries(1)
+        rig.tick()
+        assert rig.executor.ended == []
+    for job in jobs:
+        rig.provider.end(job, JobState.FAILED, "NODE_FAIL")
+    rig.submit(100)
+    rig.ticks(3)
+    assert len(rig.executor.ended) == 3
+    assert rig.executor.hopeless == []
+    assert len(rig.provider.submits) == 6, "others are asked for"
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_blocks_that_waited_when_they_were_adopted_and_then_failed_are_failures(
+    make: MakeRig, answers: bool
+) -> None:
+    rig = make(init=3, max=3)
+    rig.tick()
+    rig.adopt()
+    if not answers:
+        rig.provider.fail_queries(1)
+        rig.tick()
+    rig.submit(100)
+    rig.tick(20)
+    for job in list(rig.provider.specs):
+        rig.provider.start(job)
+        rig.provider.end(job, JobState.FAILED, "no python")
+    rig.ticks(3)
+    (reason,) = rig.executor.hopeless
+    assert reason.startswith("3 blocks in a row ended before they were of use")
+
+
+def test_an_adopted_block_whose_managers_do_not_come_back_is_diagnosed(make: MakeRig) -> None:
+    rig = make(init=1, max=1, register_timeout=60, limits=ScalerLimits(failures=1))
+    rig.tick()
+    rig.bring_up()
+    rig.adopt()
+    rig.executor._up.clear()
+    rig.submit(1)
+    rig.ticks(6)
+    assert rig.executor.ended == []
+    rig.ticks(3)
+    (reason,) = rig.reasons()
+    assert "for 60 s not its manager registered" in reason
+    assert "expected: what was submitted for this run before reaches it within 60 s" in reason
+    assert rig.executor.hopeless == []
+    assert [spec.id for spec in rig.provider.submits] == ["run1-htex-1", "run1-htex-10001"]
+
+
+def test_an_adopted_block_that_works_is_a_proof(make: MakeRig) -> None:
+    rig = make(init=1, min=1, max=2, slots=1, limits=ScalerLimits(failures=1, retry_most=10.0))
+    rig.tick()
+    rig.bring_up()
+    rig.adopt()
+    rig.submit(2)
+    rig.tick()
+    rig.provider.end(rig.job("run1-htex-10001"), JobState.FAILED, "bad node")
+    rig.ticks(3)
+    assert rig.kinds().count("scaling.stopped") == 1
+    assert rig.executor.hopeless == []
+    assert rig.provider.submits[-1].id == "run1-htex-10002", "one more is tried beside it"
+
+
+def test_files_of_adopted_blocks_elsewhere_are_removed_in_the_end(make: MakeRig) -> None:
+    rig = make(init=1)
+    rig.provider.channel = InMemoryChannel()
+    rig.tick()
+    rig.adopt()
+    assert rig.scaler.close() == []
+    assert rig.provider.removed == [".weft/runs/run1/htex"]
+
+
+def test_adopted_blocks_belong_to_the_executor_with_their_label(make: MakeRig) -> None:
+    rig = make(labels=("a", "a-1"), init=1)
+    rig.tick()
+    rig.adopt()
+    rig.tick()
+    assert [list(each.blocks) for each in rig.scaler.view()] == [["run1-a-1"], ["run1-a-1-2"]]
+    assert len(rig.provider.submits) == 2
+
+
+@pytest.mark.parametrize("block", ["run1-other-1", "run2-htex-1", "run1-htex-x", "run1-htex-01", "run1-htex"])
+def test_a_block_of_no_executor_cannot_be_adopted(make: MakeRig, block: str) -> None:
+    rig = make()
+    with pytest.raises(ValueError, match=f"adopt: '{block}' is no block .* the executors 'htex'"):
+        rig.new_scaler(adopt={block: JobId("1")})

@@ -24,6 +24,8 @@ from weft_interfaces import (
     Resources,
     StagingError,
     UnitError,
+    block_id,
+    block_number,
     format_bytes,
     format_seconds,
     parse_bytes,
@@ -240,3 +242,13 @@ def test_staging_in_memory_fails_when_told(tmp_path):
         staging.stage_in("memory://told/x", tmp_path / "x")
     staging.stage_in("memory://told/x", tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == b"data"
+
+
+@pytest.mark.parametrize(("tag", "label"), [("run1", "htex"), ("run-1", "a-2"), ("", "")])
+def test_a_block_is_known_again_by_its_id(tag, label):
+    block = block_id(tag, label, 10_001)
+    assert block_number(block, tag, label) == 10_001
+    assert block_number(block, tag, f"{label}-1") is None
+    assert block_number(f"{block}-1", tag, label) is None
+    for strange in ("", tag, f"{tag}-{label}", f"{tag}-{label}-", f"{block}x", f"{tag}-{label}-01"):
+        assert block_number(strange, tag, label) is None

@@ -7,6 +7,9 @@ The life of a block, with the events that tell of it::
                       v                                                            v                v
                  block.ended <── terminal status <── block.cancelling <── block.unregistered, block.draining
 
+One that an earlier scaler of the run has asked for begins with ``block.adopted`` as ``PENDING``. If the first
+query finds it running, or ended, it was of use perhaps before: its end counts neither for nor against it.
+
 An ``UNKNOWN`` status, a query that fails or a provider that is away for an hour ends no block.
 
 Asking stops, and is never an endless loop of submissions, when
@@ -35,6 +38,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ._interfaces import (
@@ -55,6 +59,8 @@ from ._interfaces import (
     ScalingPolicy,
     ScalingState,
     TidyProvider,
+    block_id,
+    block_number,
     far_directory,
 )
 from .scaling import LoadScalingPolicy
@@ -133,6 +139,8 @@ class Scaler:
     in the end; what blocks wrote that failed is then given to ``keep``, by the names of its files, which
     writes it to ``directory`` unless said.
     first: the number of the first block: two scalers of one run must not give their blocks the same.
+    adopt: jobs that an earlier scaler of this run has asked for, by block id; they are followed as if this
+    one had. Raises :class:`ValueError` for an id that is no block's of these executors.
     policy, limits: what is asked for when. clock: seconds that never run backwards.
 
     :meth:`start` starts the thread; without it, call :meth:`tick`, from one thread at a time. Executors, the
@@ -152,6 +160,7 @@ class Scaler:
         limits: ScalerLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         keep: Callable[[Mapping[str, bytes]], None] | None = None,
+        adopt: Mapping[str, JobId] = MappingProxyType({}),
     ) -> None:
         self._emit = emit
         self._run_id = run_id
@@ -172,6 +181,8 @@ class Scaler:
         self._silent = False
         self._last_try = math.inf
         self._thread: threading.Thread | None = None
+        for block, job in adopt.items():
+            self._adopt(block, job)
 
     # -- what the kernel calls ------------------------------------------------------------------------------
 
@@ -287,6 +298,21 @@ class Scaler:
         due += [moment for fleet in self._fleets for moment in fleet.moments(now)]
         return max(min(due, default=now + _LONGEST_PAUSE) - now, least)
 
+    # -- jobs of an earlier scaler --------------------------------------------------------------------------
+
+    def _adopt(self, name: str, job: JobId) -> None:
+        owners = (each for each in self._fleets if block_number(name, self._tag, each.label) is not None)
+        fleet = next(owners, None)
+        if fleet is None:
+            labels = ", ".join(repr(each.label) for each in self._fleets) or "none"
+            raise ValueError(
+                f"adopt: {name!r} is no block of the tag {self._tag!r} and of one of the executors {labels}"
+            )
+        block = _Block(name, fleet, self._clock(), job=job, status=_SUBMITTED, begun_before=None)
+        fleet.add(block)
+        self._directory_for(fleet.site)  # its files are there
+        self._tell("block.adopted", block)
+
     # -- following jobs -------------------------------------------------------------------------------------
 
     def _query(self, site: _Site) -> None:
@@ -302,6 +328,8 @@ class Scaler:
 
     def _observe(self, block: _Block, status: JobStatus, now: float) -> None:
         before, block.status = block.status, status
+        if block.begun_before is None and status.state is not JobState.UNKNOWN:
+            block.begun_before = status.state not in (JobState.PENDING, JobState.HELD)
         if status.state.terminal:
             self._report(block, _last_status(block, status), now)
             self._forget(block, now)
@@ -344,7 +372,7 @@ class Scaler:
             fleet.ended += 1
         self._tell("block.ended", block, stderr_tail=status.stderr_tail, **_facts(status))
         self._guard(fleet, lambda: fleet.executor.block_ended(block.id, status))
-        expected = self._closing or fleet.final or block.given_back
+        expected = self._closing or fleet.final or block.given_back or block.begun_before
         if not expected and not block.has_proved_itself(now, self._limits):
             self._count_failure(block, status, now)
         if not (self._closing or block.given_back) and status.state is not JobState.COMPLETED:
@@ -467,7 +495,7 @@ class Scaler:
             self._give_back(fleet, drain, decision.reason, now)
 
     def _request(self, fleet: _Fleet, now: float) -> None:
-        fleet.add(_Block(f"{self._tag}-{fleet.label}-{next(self._numbers)}", fleet, now))
+        fleet.add(_Block(block_id(self._tag, fleet.label, next(self._numbers)), fleet, now))
 
     def _give_back(self, fleet: _Fleet, blocks: Sequence[_Block], reason: str, now: float) -> None:
         for block in blocks:
@@ -709,6 +737,8 @@ class _Block:
     leaving: why it is to end. cancel_at: when its job's cancellation is due; cancelled: the provider accepted
     it.
     reported: its end has been told, although its job may still be there.
+    begun_before: its job had left the queue before this scaler saw it, so that what it was of use for is not
+    known; None while that is open.
     """
 
     id: str
@@ -729,6 +759,7 @@ class _Block:
     cancel_at: float | None = None
     cancelled: bool = False
     reported: bool = False
+    begun_before: bool | None = False
 
     def has_proved_itself(self, now: float, limits: ScalerLimits) -> bool:
         if self.proved or self.load.running > 0:
@@ -1007,11 +1038,13 @@ def _diagnosis(block: _Block, now: float) -> str:
     hosts = f" on {', '.join(block.status.hosts)}" if block.status.hosts else ""
     managers = "its manager" if settings.nodes == 1 else f"any of its {settings.nodes} managers"
     what = "registered" if block.registered_at is None else "was left of those that had registered"
-    command = shlex.join(block.spec.command if block.spec else ())
+    if block.spec is None:
+        start = "what was submitted for this run before reaches it"
+    else:
+        start = f"`{_short(shlex.join(block.spec.command))}` starts there, and reaches this run,"
     return (
         f"job {block.job} runs{hosts}, but for {absent:.0f} s not {managers} {what}; expected: "
-        f"`{_short(command)}` starts there, and reaches this run, "
-        f"within {float(settings.register_timeout):g} s"
+        f"{start} within {float(settings.register_timeout):g} s"
     )
 
 

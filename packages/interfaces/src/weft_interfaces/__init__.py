@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         OutlineExecutor,
         Scalable,
         ScalerMaker,
+        block_id,
+        block_number,
     )
     from .call import Call, CallOptions, Outcome
     from .channel import BaseChannel, Channel, CommandResult, RemoteProcess
@@ -213,6 +215,8 @@ __all__ = [
     "__version__",
     "adopt_worker",
     "as_pool",
+    "block_id",
+    "block_number",
     "current_worker",
     "far_directory",
     "format_bytes",
@@ -225,7 +229,7 @@ __all__ = [
 _NAMES = {
     "block": (
         "BlockCommand BlockExecutor BlockLoad BlockScaler BlockShape Blocks ExecutorDemand OutlineExecutor "
-        "Scalable ScalerMaker"
+        "Scalable ScalerMaker block_id block_number"
     ),
     "call": "Call CallOptions Outcome",
     "channel": "BaseChannel Channel CommandResult RemoteProcess",

@@ -13,7 +13,7 @@ from .errors import ConfigError
 from .event import Event
 from .executor import Executor
 from .launcher import Launcher
-from .provider import JobStatus, Provider
+from .provider import JobId, JobStatus, Provider
 from .units import parse_bytes, parse_count, parse_seconds
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "OutlineExecutor",
     "Scalable",
     "ScalerMaker",
+    "block_id",
+    "block_number",
 ]
 
 
@@ -235,6 +237,7 @@ class ScalerMaker(Protocol):
         directory: str = ...,
         first: int = ...,
         keep: Callable[[Mapping[str, bytes]], None] | None = ...,
+        adopt: Mapping[str, JobId] = ...,
     ) -> BlockScaler:
         """A scaler of these executors, not started yet.
 
@@ -242,4 +245,20 @@ class ScalerMaker(Protocol):
         the run below the home of each provider's channel, also where that is no other host. first: the number
         of the first block, so that no other scaler of the run gives its blocks the same ids. keep: takes what
         blocks wrote that failed, by the names of its files, before these are removed from another host.
+        adopt: jobs that an earlier scaler of the run has asked for, by block id: they are followed as if this
+        one had.
         """
+
+
+def block_id(tag: str, label: str, number: int) -> str:
+    """What the scaler of these jobs' tag calls a block of the executor with this label. It is the job's
+    ``spec.id``.
+    """
+    return f"{tag}-{label}-{number}"
+
+
+def block_number(block: str, tag: str, label: str) -> int | None:
+    """The number in a block's id; None if no scaler with this tag calls a block of this executor so."""
+    number = block.rpartition("-")[2]
+    known = number.isdecimal() and number.isascii()
+    return int(number) if known and block == block_id(tag, label, int(number)) else None
