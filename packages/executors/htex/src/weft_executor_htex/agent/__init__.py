@@ -11,7 +11,8 @@
   on the login node.
 - ``main.py`` is what runs there: ``relay.py`` as long as there is a connection, ``daemon.py`` until the run
   is over.
-- ``blocks.py`` and ``fleet.py`` are the agent's part in getting blocks, ``plan.py`` the client's.
+- ``blocks.py`` and ``fleet.py`` are the agent's part in getting blocks, ``plan.py`` the client's;
+  ``earlier.py`` is what becomes of those that an agent before it has asked for.
 - ``line.py`` is the client's end of the stream, ``link.py`` the agent's. Both count the bytes that they send
 (``outbox.py``) and have received, so that what was on its way when a connection broke is sent again, and
 comes once. ``wire.py`` says how.

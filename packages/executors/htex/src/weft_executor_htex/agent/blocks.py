@@ -87,7 +87,7 @@ class Mailbox:
 class AgentBlocks:
     """See the module. ``say`` takes what the client is to hear. For the thread of the server's loop.
 
-    resting: see :meth:`rest`.
+    resting: see :meth:`rest`. closing: set once no more blocks are wanted.
     """
 
     def __init__(self, server: Server, say: Callable[[Message], object]) -> None:
@@ -103,7 +103,9 @@ class AgentBlocks:
         self._mailbox: Mailbox | None = None
         self._begins: threading.Thread | None = None
         self._ends: threading.Thread | None = None
+        self.closing = threading.Event()
         self._closed = threading.Event()
+        self._given_up = False  # the scaler was to be closed, and was not there
 
     def overhear(self, message: Message) -> bool:
         """Take what the client says. Returns whether that was for nobody else."""
@@ -146,6 +148,7 @@ class AgentBlocks:
 
     def freeze(self, reason: str) -> None:
         """Ask for no more blocks."""
+        self.closing.set()
         with self._lock:
             self._frozen = self._frozen or reason
             scaler = self._scaler
@@ -197,9 +200,14 @@ class AgentBlocks:
             self._scaler = scaler
             if self._frozen:
                 scaler.freeze(self._frozen)
-        scaler.start()
+            given_up = self._given_up
+        if given_up:
+            scaler.close()
+        else:
+            scaler.start()
 
     def _close(self, timeout: float, *, tidy: bool) -> None:
+        self.closing.set()
         if self._ends is None:
             self._ends = threading.Thread(
                 target=self._cancel, args=(timeout, tidy), name="weft-blocks-end", daemon=True
@@ -212,8 +220,14 @@ class AgentBlocks:
         try:
             if self._begins is not None:
                 self._begins.join(timeout)
-            if self._scaler is not None:
-                leftovers = self._scaler.close(max(1.0, deadline - time.monotonic()), tidy=tidy)
+            with self._lock:
+                scaler = self._scaler
+                self._given_up = scaler is None
+            if scaler is not None:
+                leftovers = scaler.close(max(1.0, deadline - time.monotonic()), tidy=tidy)
+            elif self._begins is not None and self._begins.is_alive():
+                trouble = f"the batch system has not answered for {timeout:.1f} s"
+                leftovers = [f"{trouble} when it was asked for jobs of an agent before this one"]
         except Exception as error:  # noqa: BLE001  the client waits for the answer
             traceback.print_exc()
             leftovers = [f"the blocks were not cancelled: {type(error).__name__}: {error}"]

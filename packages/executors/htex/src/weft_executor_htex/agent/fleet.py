@@ -7,27 +7,23 @@ import functools
 import io
 import json
 import pickle
-import re
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from weft_interfaces import (
     BlockCommand,
     BlockLoad,
     Blocks,
-    ConfigError,
     Event,
     ExecutorDemand,
-    JobId,
     JobStatus,
-    ProviderError,
 )
 
 from ..messages import Drain, EndBlock, MoveEnd, Note, Notes, Outputs
+from .earlier import Earlier, Heir
 
 if TYPE_CHECKING:
-    from weft_interfaces import BlockScaler, Channel, Provider
+    from weft_interfaces import BlockScaler, Channel
 
     from .blocks import AgentBlocks, Mailbox
 
@@ -35,7 +31,9 @@ __all__ = ["Fleet", "make_scaler"]
 
 
 def make_scaler(data: bytes, owner: AgentBlocks, mailbox: Mailbox) -> BlockScaler:
-    """The scaler of a plan, see ``plan.py``. Raises whatever unpickling raises."""
+    """The scaler of a plan, see ``plan.py``. Waits for the batch system where an earlier agent has asked it
+    for jobs. Raises whatever unpickling raises.
+    """
     plan = pickle.loads(data)
     maker, blocks = _Unpickler(plan["settings"], plan["channel"]()).load()
     fleet = Fleet(plan, blocks, owner, mailbox)
@@ -48,29 +46,10 @@ def make_scaler(data: bytes, owner: AgentBlocks, mailbox: Mailbox) -> BlockScale
         message = Outputs(list(outputs), list(outputs.values()))
         mailbox.post(functools.partial(owner.say, message))
 
-    _cancel_left(plan, blocks.provider, emit)
-    scaler: BlockScaler = maker([fleet], emit=emit, directory="", first=plan["first"], keep=keep)
-    return scaler
-
-
-def _cancel_left(plan: Any, provider: Provider, emit: Callable[[Sequence[Event]], None]) -> None:
-    """Cancel what an agent of the same run has left that was killed: who waits in the queue would wait for
-    nothing. Its other jobs end by themselves.
-    """
-    if plan["first"] == 1:
-        return
-    name = re.compile(f"weft-{re.escape(plan['label'])}-" + r"(\d+)")
-    jobs: list[JobId] = []
-    reason = "an agent that is gone has asked for them"
-    try:
-        found = {job: name.fullmatch(words) for job, words in provider.find(plan["tag"]).items()}
-        jobs = [job for job, match in found.items() if match and int(match[1]) < plan["first"]]
-        if not jobs:
-            return
-        provider.cancel(jobs)
-    except (ProviderError, ConfigError) as error:
-        reason = f"what an agent that is gone has asked for could not be cancelled: {error}"
-    emit([Event(time.time(), "scaling.cancelled", plan["label"], {"jobs": jobs, "reason": reason})])
+    earlier = Earlier(plan, blocks.provider, emit)
+    adopt = earlier.sort(owner.closing)
+    scaler: BlockScaler = maker([fleet], emit=emit, directory="", first=plan["first"], keep=keep, adopt=adopt)
+    return Heir(scaler, earlier) if earlier.adoptable else scaler
 
 
 class _Unpickler(pickle.Unpickler):

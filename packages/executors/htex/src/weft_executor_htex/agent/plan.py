@@ -42,10 +42,18 @@ class Plan:
         self._channel = _local_channel()
         self.modules = tuple(sorted({*modules.found, self._channel.__module__}))
         self._made = 0
+        self._since = 1
+        self._setup = b""
 
     def dump(self, argv: Sequence[str], setup: bytes, *, slots_per_node: int) -> bytes:
-        """For the next agent, as bytes. argv, setup: what starts a manager, and what that reads."""
+        """For the next agent, as bytes. argv, setup: what starts a manager, and what that reads, so that the
+        managers of an earlier agent find the next one when theirs was the same.
+        """
         first = 1 + self._made * _GENERATION
+        adopt = self._made > 0 and setup == self._setup
+        if not adopt:
+            self._since = first
+        self._setup = setup
         self._made += 1
         plan = {
             "label": self._label,
@@ -56,6 +64,8 @@ class Plan:
             "setup": setup,
             "slots_per_node": slots_per_node,
             "first": first,
+            "adopt": adopt,
+            "since": self._since,  # the first block whose managers find the next agent
         }
         return pickle.dumps(plan, _PROTOCOL)
 
