@@ -258,19 +258,24 @@ def test_a_client_that_is_killed_has_its_calls_run_first_if_it_said_so(start: St
     run.check("client killed, drain", "nobody is there to see it")
 
 
-def test_an_agent_that_is_killed_is_replaced(start: Start, site: Site) -> None:
-    """Calls that it had begun may run twice: nobody can say of these what has become of them."""
-    run = start("ssh")
-    run.wait_for_marks(4)
-    [record] = site.home.glob(".cache/weft/runs/*")
-    begun = time.time()
-    site.run(["kill", "-KILL", str(json.loads(record.read_text())["pid"])])
-    lost = run.event("interchange.lost", begun)
+@pytest.mark.parametrize("blocks", ["agent", "client"])
+def test_an_agent_that_is_killed_is_replaced(start: Start, site: Site, blocks: str) -> None:
+    """Twice; the blocks and all that runs in them are the next one's."""
+    run = start("ssh", agent=f'{{patience = "60s", blocks = "{blocks}"}}', seconds=0.4)
+    said = []
+    for marks in (4, 20):
+        run.wait_for_marks(marks)
+        [record] = site.home.glob(".cache/weft/runs/*")
+        begun = time.time()
+        site.run(["kill", "-KILL", str(json.loads(record.read_text())["pid"])])
+        lost = run.event("interchange.lost", begun)
+        gone = run.event("agent.lost", begun)
+        assert gone.data["words"] in run.stderr
+        assert gone.data["reason"] in lost.data["reason"]
+        said.append(shown(gone, begun))
     assert run.finish() == "1770"
-    gone = run.event("agent.lost", begun)
-    assert gone.data["words"] in run.stderr
-    assert gone.data["reason"] in lost.data["reason"]
-    run.check("agent killed", shown(gone, begun), twice=4)
+    assert len(run.events("block.requested")) == 2
+    run.check(f"agent killed, blocks of the {blocks}", said[0])
 
 
 # -- slow and lossy ones ------------------------------------------------------------------------------------

@@ -172,8 +172,8 @@ class Run:
         assert self.process.returncode == 0, self.stderr
         return stdout.strip()
 
-    def check(self, fault: str, seen: str, *, lost: int = 0, twice: int = 0) -> None:
-        """Tell what it has cost, once nothing is left; so many calls may be lost, and run twice."""
+    def check(self, fault: str, seen: str, *, lost: int = 0) -> None:
+        """Tell what it has cost, once nothing is left; so many calls may be lost, and none has run twice."""
         begun = time.monotonic()
         try:
             wait_until("nothing is left", lambda: not self.left(), 40)
@@ -185,7 +185,7 @@ class Run:
         took = time.monotonic() - begun
         print(f"measured: {fault}: {seen}, lost {missing}, twice {again}, left 0 after {took:.1f} s")
         assert missing <= lost
-        assert again <= twice
+        assert again == 0
 
     def left(self) -> list[str]:
         """Jobs, processes and files at the site that were not there before."""

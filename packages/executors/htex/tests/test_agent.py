@@ -14,13 +14,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import interpreters
+import numpy as np
 import pytest
-from weft_executor_htex import HighThroughputExecutor
+from weft_executor_htex import HighThroughputExecutor, remote
 from weft_executor_htex.agent import line as line_module
 from weft_executor_htex.agent.bundle import BOOTSTRAP, bundle, modules
 from weft_executor_htex.agent.install import AgentHost
@@ -205,10 +208,16 @@ def _make_tasks() -> tuple[Any, ...]:
     def turn(data: bytes) -> bytes:
         return data[::-1]
 
-    return append_line, wait_and_append, fill, turn
+    def note(path: str, number: int) -> int:
+        with open(path, "a") as file:
+            file.write(f"{number}\n")
+        time.sleep(number % 7 / 1000)
+        return number
+
+    return append_line, wait_and_append, fill, turn, note
 
 
-append_line, wait_and_append, fill, turn = _make_tasks()
+append_line, wait_and_append, fill, turn, note = _make_tasks()
 
 
 def _pythons() -> list[str]:
@@ -471,10 +480,88 @@ def test_a_connection_that_does_not_come_back_is_given_up(
 # -- it dies ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_an_agent_is_killed(
+    far: Any, recorder: Any, channel: PipeChannel, eventually: Any, tmp_path: Path
+) -> None:
+    """What it left is removed, the next one has its managers, and each call has run once."""
+    here = far(heartbeat_threshold=20.0)
+    manager = here.start("b")
+    recorder.value(here.executor, abs, -1)
+    path = tmp_path / "marks"
+    with Gate() as gate:
+        begun = submit(here, recorder, wait_and_append, *((gate.address, str(path)) for _ in range(2)))
+        waiting = submit(here, recorder, append_line, *((str(path),) for _ in range(20)))
+        for _ in range(2):
+            gate.wait_begun(PATIENCE)
+        for number in range(2):
+            (before,) = directories(channel)
+            os.kill(agent_of(channel), signal.SIGKILL)
+            eventually(lambda number=number: _lost(recorder) == number + 1, "its loss is told")
+            eventually(lambda: _has_access(here.executor), "the next one is there")
+            assert not os.path.exists(before)
+    for outcome in recorder.wait(*begun, *waiting):
+        assert outcome.error is None
+    assert path.read_text() == "x\n" * 22
+    assert [each["pid"] for each in here.executor.status()["managers"]] == [manager.pid]
+    assert manager.poll() is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_call_runs_once_however_often_agents_are_killed(
+    far: Any,
+    recorder: Any,
+    channel: PipeChannel,
+    eventually: Any,
+    monkeypatch: Any,
+    tmp_path: Path,
+    seed: int,
+) -> None:
+    """At any moment, while calls are given out and results are on their way."""
+    monkeypatch.setattr(remote, "_SOON", 0.0)
+    random = Random(seed)
+    here = far(heartbeat_threshold=20.0)
+    here.start("b1")
+    here.start("b2")
+    path = tmp_path / "marks"
+    calls = submit(here, recorder, note, *((str(path), number) for number in range(2000)))
+    for number, done in enumerate(range(200, 2000, 400)):
+        recorder.wait(calls[done + random.randrange(150)])
+        eventually(lambda number=number: _lost(recorder) == number, "the last loss is told")
+        eventually(lambda: _has_access(here.executor), "an agent is there")
+        os.kill(agent_of(channel), signal.SIGKILL)
+        threading.Event().wait(random.random() / 2)  # any moment will do
+    assert [outcome.value for outcome in recorder.wait(*calls)] == list(range(2000))
+    assert Counter(path.read_text().split()) == {str(number): 1 for number in range(2000)}
+
+
+def test_what_is_large_outlives_agents(
+    far: Any, recorder: Any, channel: PipeChannel, eventually: Any, tmp_path: Path
+) -> None:
+    """On its way to the nodes, there, and on its way back."""
+    here = far(heartbeat_threshold=20.0)
+    here.start("b")
+    array = np.arange(3_000_000)
+    assert recorder.value(here.executor, np.sum, array) == array.sum()
+    path = tmp_path / "marks"
+    calls = submit(here, recorder, fill, *((6_000_000, str(path)) for _ in range(12)))
+    eventually(lambda: path.exists() and len(path.read_text()) >= 2 * 3, "some have run")
+    os.kill(agent_of(channel), signal.SIGKILL)
+    sums = submit(here, recorder, np.sum, *((array + number,) for number in range(3)))
+    again = submit(here, recorder, np.add, (array, array))
+    assert [len(outcome.value) for outcome in recorder.wait(*calls)] == [6_000_000] * 12
+    assert [outcome.value for outcome in recorder.wait(*sums)] == [(array + n).sum() for n in range(3)]
+    assert (recorder.wait(*again)[0].value == 2 * array).all()
+    assert path.read_text() == "x\n" * 12
+
+
+def _lost(recorder: Any) -> int:
+    return sum(event.kind == "interchange.lost" for event in recorder.events)
+
+
+@pytest.mark.parametrize("how", ["the port is taken", "stopped"])
 def test_an_agent_is_lost(far: Any, recorder: Any, channel: PipeChannel, eventually: Any, how: str) -> None:
-    """Its calls are lost, its managers end, what it left is removed, and what comes later runs in the next
-    one's."""
+    """Where its managers do not find the next one, its calls are lost, they end, and what comes later runs in
+    the next one's."""
     here = far(heartbeat_threshold=1.5)
     old = here.start("old")
     recorder.value(here.executor, abs, -1)
@@ -482,10 +569,14 @@ def test_an_agent_is_lost(far: Any, recorder: Any, channel: PipeChannel, eventua
         begun = submit(here, recorder, pass_gate, (gate.address,))
         gate.wait_begun(PATIENCE)
         directories_before = directories(channel)
-        os.kill(agent_of(channel), signal.SIGKILL if how == "killed" else signal.SIGSTOP)
-        error = recorder.wait(*begun)[0].error
+        port = _port(here.executor)
+        os.kill(agent_of(channel), signal.SIGSTOP if how == "stopped" else signal.SIGKILL)
+        with contextlib.ExitStack() as stack:
+            if how != "stopped":
+                stack.enter_context(_taken(port))
+            error = recorder.wait(*begun)[0].error
         assert isinstance(error, InterchangeLostError)
-        words = "it has ended" if how == "killed" else "the agent does not answer"
+        words = "the agent does not answer" if how == "stopped" else "it has ended"
         assert words in str(error)
     assert old.wait(PATIENCE) == 0
     eventually(lambda: _has_access(here.executor), "the next one is there")
@@ -493,6 +584,22 @@ def test_an_agent_is_lost(far: Any, recorder: Any, channel: PipeChannel, eventua
     assert recorder.value(here.executor, abs, -3) == 3
     assert not os.path.exists(directories_before[0])
     assert len(directories(channel)) == 1
+
+
+def _port(executor: HighThroughputExecutor) -> int:
+    """Where its interchange listens."""
+    (endpoint,) = ManagerSetup.load(executor.command("x").input).access.endpoints
+    return int(endpoint.url.rpartition(":")[2])
+
+
+def _taken(port: int) -> socket.socket:
+    """A listener on that port, as soon as nobody else has it: sooner than a new process can."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return socket.create_server(("", port))
+        except OSError:
+            assert time.monotonic() < deadline
 
 
 def _has_access(executor: HighThroughputExecutor) -> bool:
@@ -520,6 +627,7 @@ def test_a_manager_is_killed(far: Any, recorder: Any) -> None:
 _CLIENT = """
 import sys, threading
 from pathlib import Path
+from random import Random
 sys.path[:0] = {folders!r}
 import test_agent as t
 from weft_interfaces.testing.recorder import Recorder

@@ -22,8 +22,6 @@ from weft_interfaces.testing.recorder import PATIENCE
 
 pytestmark = pytest.mark.once
 
-SETUP, OTHER_SETUP = b'{"port": 1}', b'{"port": 2}'
-
 
 class Queue(InMemoryProvider):
     """A batch system that is asked from everywhere: pickled, it is the same."""
@@ -123,12 +121,12 @@ class Login:
         self.plan = plan.Plan("htex", "run1", self.maker, Blocks(provider=queue))
         self._agents: list[Agent] = []
 
-    def dump(self, setup: bytes = SETUP) -> bytes:
-        return self.plan.dump(["manager"], setup, slots_per_node=1)
+    def dump(self, *, follows: bool = True) -> bytes:
+        return self.plan.dump(["manager"], b"{}", slots_per_node=1, follows=follows)
 
-    def agent(self, setup: bytes = SETUP) -> Agent:
+    def agent(self, *, follows: bool = True) -> Agent:
         """The next one, which is told what to do."""
-        self._agents.append(Agent(self, self.dump(setup)))
+        self._agents.append(Agent(self, self.dump(follows=follows)))
         return self._agents[-1]
 
     def close(self) -> None:
@@ -190,8 +188,7 @@ def login(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> It
 
 
 def test_jobs_are_to_be_adopted_whose_managers_find_the_next_agent(login: Login) -> None:
-    setups = [SETUP, SETUP, OTHER_SETUP, OTHER_SETUP, SETUP]
-    plans = [pickle.loads(login.dump(setup)) for setup in setups]
+    plans = [pickle.loads(login.dump(follows=follows)) for follows in (True, True, False, True, False)]
     assert [(each["adopt"], each["since"], each["first"]) for each in plans] == [
         (True, 1, 10_001),
         (True, 1, 20_001),
@@ -230,15 +227,15 @@ def test_the_next_agent_adopts_jobs_that_wait_and_that_run(login: Login) -> None
 
 def test_jobs_whose_managers_cannot_come_back_are_cancelled(login: Login) -> None:
     old = login.queue.put(1)
-    assert login.agent(OTHER_SETUP).begun() == {}
+    assert login.agent(follows=False).begun() == {}
     assert login.queue.cancelled == list(old.values())
 
 
 def test_so_are_those_that_an_agent_between_had_no_time_to_cancel(login: Login) -> None:
     old = login.queue.put(1)
-    login.dump(OTHER_SETUP)
+    login.dump(follows=False)
     new = login.queue.put(10_001)
-    assert login.agent(OTHER_SETUP).begun() == new
+    assert login.agent().begun() == new
     assert login.queue.cancelled == list(old.values())
 
 

@@ -92,7 +92,7 @@ def main(folder, count, managers, until, size):
     channel = Channel(str(folder / "home"))
     executor = HighThroughputExecutor(
         "far", workers_per_node=2, blocks=Blocks(provider=Provider(channel)), interchange="agent",
-        heartbeat_period=0.2, heartbeat_threshold=3.0, agent=AgentSettings(keep=os.environ["KEEP"]),
+        heartbeat_period=0.2, heartbeat_threshold=10.0, agent=AgentSettings(keep=os.environ["KEEP"]),
     )
     executor.start(Context(folder))
     for number in range(managers):
@@ -263,6 +263,29 @@ def test_all_results_come_once_whenever_the_client_is_killed(client: Any, eventu
     finish(far, attachment, eventually)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_all_results_come_once_whenever_agent_and_client_are_killed(
+    client: Any, eventually: Any, tmp_path: Path, seed: int
+) -> None:
+    """One after the other, while results come."""
+    chosen = random.Random(seed)
+    sent = tmp_path / "detached/2/sent"
+    far = client(2000)
+    for most in (800, 1600):
+        enough = len(far.heard) + 1 + chosen.randrange(most - len(far.heard))
+        far.read_until(lambda kind, value, enough=enough: len(far.heard) == enough)
+        if most == 800:
+            for pid in agents(far):
+                os.kill(pid, signal.SIGKILL)
+            eventually(lambda: sent.exists() and b"Tasks" in sent.read_bytes(), "the next one takes over")
+    far.kill()
+    attachment, listener = attach(far)
+    listener.wait(len(attachment.names))
+    assert listener.values() == {task: task for task in attachment.names}
+    assert marks(far) == dict.fromkeys(attachment.names, "x")
+    finish(far, attachment, eventually)
+
+
 def test_calls_run_while_nobody_is_there(client: Any, eventually: Any) -> None:
     """All of them, and then the manager ends: the nodes are not held for results."""
     far = client(30)
@@ -285,7 +308,9 @@ def test_more_calls_than_a_client_gives_out_run_without_it(
     far = client(9000, managers=0)
     far.submitted()
     file = tmp_path / "detached/1/sent"
-    eventually(lambda: len(read_sent(Messages(file), ClientBlobs()).entries) == 9000, "they are in the file")
+    eventually(
+        lambda: len(read_sent(Messages(file), ClientBlobs(), {}).entries) == 9000, "they are in the file"
+    )
     far.kill()
     attachment, listener = attach(far)
     assert len(attachment.names) == 9000
@@ -362,6 +387,31 @@ def test_an_agent_that_is_gone_is_said_once_for_all(client: Any, eventually: Any
         assert all(isinstance(each.error, InterchangeLostError) for each in listener.outcomes.values())
         assert "it has ended" in str(listener.outcomes[0].error)
         assert attachment.finish() == []
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["calls run", "calls are over"])
+def test_what_managers_brought_to_the_next_agent_is_found(
+    client: Any, eventually: Any, tmp_path: Path, over: bool
+) -> None:
+    """The agent is killed, another one takes over, and then the client is killed."""
+    gate = tmp_path / "go"
+    far = client(20, until=str(gate))
+    far.submitted()
+    eventually(lambda: len(marks(far)) == 2, "two have begun")
+    for pid in agents(far):
+        os.kill(pid, signal.SIGKILL)
+    sent = tmp_path / "detached/2/sent"
+    eventually(lambda: sent.exists() and b"Regained" in sent.read_bytes(), "its manager has come back")
+    if over:
+        gate.touch()
+        far.read_until(lambda kind, value: len(far.heard) == 10)
+    far.kill()
+    gate.touch()
+    attachment, listener = attach(far)
+    listener.wait(20)
+    assert listener.values() == {task: task for task in range(20)}
+    assert marks(far) == dict.fromkeys(range(20), "x")
+    finish(far, attachment, eventually)
 
 
 def test_an_agent_to_which_nobody_comes_ends_by_itself(client: Any, eventually: Any, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from weft_executor_htex.client import Client
 from weft_executor_htex.client_blobs import ClientBlobs
 from weft_executor_htex.interchange import Interchange
 from weft_executor_htex.packing import BlobSerializer
-from weft_interfaces import Call, CallOptions, LostError, Outcome, Resources
+from weft_interfaces import Call, CallOptions, DeathCertificate, LostError, Outcome, Resources
 from weft_interfaces.processes import Catalogue
 
 pytestmark = pytest.mark.once
@@ -40,6 +40,10 @@ class Manager:
         self.calls: dict[int, int] = {}  # with their priorities
         self.known: set[int] = set()
         self.priorities: dict[int, int] = {}
+        self.options: dict[int, messages.Options] = {}
+        self.wishes: dict[int, messages.Options] = {}  # of calls
+        self.done: list[int] = []
+        self.asked_back = False
         self.draining = False
         self.blobs: set[bytes] = set()
         self.needs: dict[int, list[bytes]] = {}
@@ -51,6 +55,7 @@ class Manager:
             assert not self.draining
             self.known.update(message.functions)
             self.priorities.update({number: options.priority for number, options in message.options})
+            self.options.update(message.options)
             for blob, frame in zip(message.blobs, frames[-len(message.blobs) :], strict=bool(message.blobs)):
                 assert digest_of(frame) == blob.digest
                 assert blob.digest not in self.blobs, "a blob that it has"
@@ -68,11 +73,22 @@ class Manager:
                     assert call_id not in self.calls, "the same call twice"
                     self.calls[call_id] = self.priorities[group.options]
                     self.needs[call_id] = group.blobs
+                    self.wishes[call_id] = self.options[group.options]
         elif type(message) is messages.Forget:
             self.known.clear()
             self.priorities.clear()
         elif type(message) is messages.Drain:
             self.draining = True
+        elif type(message) is messages.Rejoin:
+            self.asked_back = True
+
+    def holds(self) -> list[messages.Holding]:
+        return [messages.Holding(self.wishes[call_id], [call_id], [call_id]) for call_id in self.calls]
+
+
+def nothings(ids: Sequence[int]) -> messages.Results:
+    """Results that are None."""
+    return messages.Results([messages.ResultGroup(list(ids), [NOTHING] * len(ids), [0] * len(ids))])
 
 
 class Context:
@@ -110,13 +126,19 @@ class InterchangeMachine(RuleBasedStateMachine):
         self.client.introduce(lambda: messages.Scale(b""))
         self.held = 0
         self.packer = BlobSerializer(cloudpickle.Pickler, 1000, ClientBlobs())
-        self.interchange = Interchange(
+        self.remainder = 0
+        self.interchange = self.make_interchange()
+
+    def make_interchange(self, regain: float = 0.0) -> Interchange:
+        return Interchange(
             self.to_client,
             self.to_manager,
             self.to_manager,
             heartbeat_period=1.0,
             heartbeat_threshold=10.0,
             prefetch=2,
+            remainder=self.remainder,
+            regain=regain,
             clock=lambda: self.now,
         )
 
@@ -152,8 +174,8 @@ class InterchangeMachine(RuleBasedStateMachine):
         ids = [call_id for call_id in ids if call_id in manager.calls]
         for call_id in ids:
             del manager.calls[call_id]
-        group = messages.ResultGroup(list(ids), [NOTHING] * len(ids), [0] * len(ids))
-        self.say(manager, messages.Results([group]), b"")
+        manager.done += ids
+        self.say(manager, nothings(ids), b"")
 
     def pick(self, data: st.DataObject) -> Manager:
         return data.draw(st.sampled_from(list(self.managers.values())))
@@ -162,7 +184,8 @@ class InterchangeMachine(RuleBasedStateMachine):
 
     @initialize(remainder=st.sampled_from([0, 0, 5000]))
     def begin_with(self, remainder: int) -> None:
-        self.interchange.blobs._remainder = remainder
+        self.remainder = remainder
+        self.interchange = self.make_interchange()
 
     @rule(
         count=st.integers(1, 30),
@@ -343,10 +366,57 @@ class InterchangeMachine(RuleBasedStateMachine):
         """Results of calls that it does not have, or twice, beside one that it has."""
         manager = self.pick(data)
         ids = [10**9 + number, *list(manager.calls)[:1] * 2]
-        group = messages.ResultGroup(ids, [NOTHING] * len(ids), [0] * len(ids))
-        self.say(manager, messages.Results([group]), b"")
+        self.say(manager, nothings(ids), b"")
         for call_id in ids[1:2]:
             del manager.calls[call_id]
+        self.pull()
+
+    @rule(data=st.data(), during=st.booleans())
+    def lose_the_interchange(self, data: st.DataObject, during: bool) -> None:
+        """The next one gets what managers bring; what those had that do not come back is lost."""
+        lost = {i for i, call in self.client._entries.items() if call.worker is not None}
+        self.client.lose_interchange(DeathCertificate(kind="interchange"))
+        self.held = 0
+        self.interchange = self.make_interchange(regain=10.0)
+        self.client.look_around()
+        if during:  # somebody submits before it is known who comes back
+            self.submit(3, 0, 1)
+        gone = [each for each in self.managers.values() if data.draw(st.booleans())]
+        for manager in gone:
+            del self.managers[manager.address]
+        for manager in list(self.managers.values()):
+            self.bring_back(manager, data.draw(st.integers(0, 2)))
+        if gone:
+            for _ in range(11):
+                self.now += 1.0
+                for manager in self.managers.values():
+                    self.say(manager, messages.Heartbeat())
+                self.interchange.tick()
+        self.pull()
+        if not gone:
+            assert not self.client._adrift
+            outcomes = [self.context.outcomes.get(call_id) for call_id in lost - self.wide.keys()]
+            assert not any(isinstance(each.error, LostError) for each in outcomes if each is not None)
+
+    def bring_back(self, manager: Manager, ended: int) -> None:
+        """It says again what may have been lost, and so many of its calls have ended meanwhile."""
+        manager.unsaid.clear()
+        manager.blobs.clear()
+        self.interchange.returning(manager.address)
+        assert manager.asked_back
+        ids = [*manager.done[-3:], *list(manager.calls)[:ended]]
+        for call_id in list(manager.calls)[:ended]:
+            del manager.calls[call_id]
+        self.say(manager, messages.Begun(list(manager.calls)))
+        self.say(manager, messages.Returned(list(manager.calls)))  # from an earlier time
+        self.say(manager, nothings(ids), b"")
+        host = manager.address.decode()
+        about = (messages.PROTOCOL, messages.PYTHON, host, 1, manager.block, manager.slots, None, 0, None)
+        self.say(manager, messages.Register(*about))
+        assert manager.address not in {each.address for each in self.interchange.roster}
+        self.say(manager, messages.Register(*about, holds=manager.holds(), draining=manager.draining))
+        for call_id in self.wide.keys() & manager.calls.keys():
+            del manager.calls[call_id]  # it is told to
         self.pull()
 
     # -- what holds ---------------------------------------------------------------------------------------

@@ -27,10 +27,13 @@ PATIENCE = 30.0
 
 
 class Wire:
-    """Two sessions, the second of which is the interchange's, and the messages on their way between them."""
+    """Two sessions, the second of which is the interchange's, and the messages on their way between them.
+
+    What the interchange has read is safe only when that is said.
+    """
 
     def __init__(self) -> None:
-        self.ends = [Session(), Session()]
+        self.ends = [Session(), Session(deferred=True)]
         self.on_its_way: list[deque[Any]] = [deque(), deque()]  # to this end
         self.read: list[list[bytes]] = [[], []]
         self.sent: list[list[bytes]] = [[], []]
@@ -44,15 +47,16 @@ class Wire:
             self.on_its_way[1 - end].append(packed)
 
     def arrive(self, end: int) -> None:
-        """The next message does; hello and welcome are numbers."""
+        """The next message does; hello and welcome are pairs of numbers."""
         if not self.on_its_way[end]:
             return
         frames = self.on_its_way[end].popleft()
-        if isinstance(frames, int):
-            again = self.ends[end].resume(frames)
+        if isinstance(frames, tuple):
+            safe, received = frames
+            again = self.ends[end].resume(received if end else safe, received)
             self.whole[end] = True
             if end == 1:
-                self.on_its_way[0].append(self.ends[1].received)
+                self.on_its_way[0].append((self.ends[1].safe, self.ends[1].received))
             self.on_its_way[1 - end].extend(again)
         elif (message := self.ends[end].unpack(frames)) is not None:
             self.read[end] += message
@@ -62,10 +66,26 @@ class Wire:
         for way in self.on_its_way:
             way.clear()
         self.whole = [False, False]
-        self.on_its_way[1].append(self.ends[0].received)
+        self.on_its_way[1].append((self.ends[0].confirmed, self.ends[0].received))
+
+    def save(self) -> None:
+        """What the interchange has read is safe."""
+        self.ends[1].safe = self.ends[1].received
+
+    def replace(self) -> None:
+        """The interchange is lost, with what was not safe, and the next one is there."""
+        manager, lost = self.ends
+        assert manager.confirmed <= lost.safe, "the manager has forgotten what was not safe"
+        del self.read[1][manager.confirmed :]
+        del self.sent[1][manager.received :]
+        self.ends[1] = Session(sent=manager.received, received=manager.confirmed, deferred=True)
+        self.cut()
 
 
-@given(st.lists(st.sampled_from(["send 0", "send 1", "arrive 0", "arrive 1", "cut"]), max_size=60))
+ACTS = ["send 0", "send 1", "arrive 0", "arrive 1", "cut", "save", "replace"]
+
+
+@given(st.lists(st.sampled_from(ACTS), max_size=60))
 def test_nothing_is_lost_or_comes_twice(acts: list[str]) -> None:
     wire = Wire()
     for act in acts:
@@ -74,16 +94,20 @@ def test_nothing_is_lost_or_comes_twice(acts: list[str]) -> None:
         elif act.startswith("arrive"):
             wire.arrive(int(act[-1]))
         else:
-            wire.cut()
+            getattr(wire, act)()
         for end in (0, 1):
             assert wire.read[end] == wire.sent[1 - end][: len(wire.read[end])], "not in order, or twice"
     while any(wire.on_its_way):
         wire.arrive(0)
         wire.arrive(1)
     assert wire.read == [wire.sent[1], wire.sent[0]]
-    for end in (0, 1):  # and nothing is kept that has come, once the other side has said so
+    wire.save()
+    for end in (0, 1):  # and nothing is kept that is safe, once the other side has said so
         wire.send(end)
         wire.arrive(1 - end)
+        wire.send(1 - end)
+        wire.arrive(end)
+        wire.save()
         wire.send(1 - end)
         wire.arrive(end)
         assert wire.ends[end].confirmed == wire.ends[end].sent
@@ -99,7 +123,7 @@ def test_who_joins_late_goes_on_from_there() -> None:
     """The interchange has forgotten a manager, which has not."""
     manager = Session(sent=7, received=4)
     other = Session(sent=manager.received, received=manager.confirmed)
-    assert manager.resume(other.received) == []
+    assert manager.resume(other.safe, other.received) == []
     assert other.unpack(manager.pack([b"heard"])) == [b"heard"]
     assert manager.unpack(other.pack([b"too"])) == [b"too"]
 
@@ -120,12 +144,12 @@ def test_what_comes_from_no_session_is_refused(frames: list[bytes], words: str) 
         Session().unpack(frames)
 
 
-@pytest.mark.parametrize("confirmed", [1, 4])
-def test_another_session_is_not_resumed(confirmed: int) -> None:
+@pytest.mark.parametrize(("safe", "received"), [(1, 2), (4, 4), (2, 4), (3, 2)])
+def test_another_session_is_not_resumed(safe: int, received: int) -> None:
     session = Session(sent=2)
     session.pack([b"third"])
     with pytest.raises(ValueError, match="another one"):
-        session.resume(confirmed)
+        session.resume(safe, received)
 
 
 class Relay:

@@ -5,6 +5,10 @@
     submit ──> Backlog ── pull, as much as the interchange is to have ──> Tasks
     Results ──> unpickled ──> completed(outcomes)        Returned ──> Backlog        Lost ──> completed
 
+    the interchange is lost: what it had is adrift ─┬─ a manager comes back with it: as before
+                                                    ├─ all are back, without it ──> Backlog
+                                                    └─ not all come back ──> completed, as lost
+
 What is to be sent waits here until the placement of the interchange pulls it (see ``placement.py``): one
 thread at a time, and one thread calls ``receive``. All else may be called from any thread.
 """
@@ -49,6 +53,7 @@ from .messages import (
     GiveBack,
     Group,
     Held,
+    Holding,
     Lost,
     ManagerGone,
     ManagerUp,
@@ -57,13 +62,16 @@ from .messages import (
     Notes,
     Options,
     Outputs,
+    Regained,
     Register,
     Results,
     Returned,
+    Settled,
     Tasks,
     Trouble,
 )
 from .packing import BlobSerializer
+from .result_groups import only
 from .versions import describe, remedy
 
 __all__ = ["Client", "Send"]
@@ -110,6 +118,9 @@ class Client:
         self.changed = threading.Condition(self._lock)
         self._entries: dict[int, Entry] = {}
         self._begun: set[int] = set()
+        self._adrift: set[int] = set()
+        self._awaited: set[tuple[str, int]] = set()  # managers, by host and process, that may have some of it
+        self._wreck: DeathCertificate | None = None  # of the last interchange that was lost
         self._slots_wanted = 0
         self._backlog = Backlog()
         self._messages: list[Message] = []
@@ -397,12 +408,7 @@ class Client:
         elif type(message) is Lost:
             self._lose(message)
         elif type(message) is ManagerUp:
-            self.hope()
-            self.managers[message.manager] = message.info
-            info = message.info
-            self._slots += info.slots
-            self._emit("manager.up", host=info.host, pid=info.pid, block=info.block, slots=info.slots)
-            self._compare(info)
+            self._welcome(message)
         elif type(message) is ManagerGone:
             with self.changed:
                 gone = self.managers.pop(message.manager, None)
@@ -411,8 +417,41 @@ class Client:
             self._emit("manager.gone", block=message.block, reason=message.reason)
         elif type(message) is Trouble:
             self._emit("interchange.trouble", reason=message.reason)
+        elif type(message) is Settled:
+            self.settle()
         else:
             self._hear_of_blocks(message)
+
+    def _welcome(self, message: ManagerUp) -> None:
+        info = message.info
+        self.hope()
+        self.managers[message.manager] = info
+        self._slots += info.slots
+        self._emit("manager.up", host=info.host, pid=info.pid, block=info.block, slots=info.slots)
+        self._compare(info)
+        if info.holds:
+            self._recognise(info.holds)
+        if self._awaited:
+            self._awaited.discard((info.host, info.pid))
+            self.look_around()
+
+    def _recognise(self, holds: Sequence[Holding]) -> None:
+        """A manager has these calls. It is to drop those that were cancelled, or that others have by now."""
+        unwanted: list[int] = []
+        regained: list[int] = []
+        with self._lock:
+            for holding in holds:
+                for call_id in holding.ids:
+                    entry = self._entries.get(call_id) if call_id in self._adrift else None
+                    wanted = entry is not None and entry.verdict is None
+                    (regained if wanted else unwanted).append(call_id)
+                    if entry is not None:
+                        self._adrift.discard(call_id)
+                self._begun.update(call_id for call_id in holding.begun if call_id in self._entries)
+            if regained and self._window is None:
+                self._messages.append(Regained(regained))
+            if unwanted:
+                self._messages.append(Cancel(unwanted))
 
     def _hear_of_blocks(self, message: Message) -> None:
         """What an agent says that gets its blocks itself."""
@@ -439,6 +478,11 @@ class Client:
             self._emit("interchange.trouble", reason=f"what failed blocks wrote cannot be kept: {error}")
 
     def _complete(self, results: Results, payloads: Sequence[Frame]) -> None:
+        if self._wreck is not None:  # what an earlier interchange has passed on may come again
+            ids = [call_id for group in results.groups for call_id in group.ids]
+            self._adrift.difference_update(ids)
+            if not self._entries.keys() >= set(ids):
+                results, payloads = only(results, payloads, self._entries)
         entries: list[Entry] = []
         with self._lock:
             for group in results.groups:
@@ -469,30 +513,49 @@ class Client:
         self._report(outcomes)
 
     def lose_interchange(self, certificate: DeathCertificate) -> None:
-        """It is gone, and with it all managers, and what it was sent. What it was not sent waits for the next
-        one.
+        """It is gone, and what it was sent is adrift: the next one may have managers come back with it, or
+        :meth:`settle` is to be called. What it was not sent waits for the next one.
         """
         with self.changed:
-            entries = [
-                self._remove(entry) for entry in list(self._entries.values()) if entry.worker is not None
-            ]
-            self._begun.clear()
+            self._wreck = certificate
+            self._adrift.update(i for i, entry in self._entries.items() if entry.worker is not None)
             self._known.clear()
             self._known_blobs.clear()
             self._introduced = False
             managers = list(self.managers.values())
             self.managers.clear()
             self._slots = 0
-            self._reporting += 1
+        self._awaited.update((info.host, info.pid) for info in managers)
         for info in managers:
             self._emit("manager.gone", block=info.block, reason="the interchange is gone")
         self._emit("interchange.lost", reason=str(certificate))
-        outcomes = []
-        for entry in entries:
-            message = f"the interchange that had task {entry.options.options.name!r} is gone"
-            error = entry.verdict or InterchangeLostError(message, [certificate])
-            outcomes.append(Outcome(entry.id, None, error))
-        self._report(outcomes)
+
+    def look_around(self) -> None:
+        """The next interchange is there: once no manager is missing, it is known who has what."""
+        if not self._awaited:
+            self.settle()
+
+    def settle(self) -> None:
+        """What is adrift now has nobody, as far as will ever be known. If a manager is missing, it may have
+        begun any of it.
+        """
+        with self._lock:
+            adrift = [self._entries[call_id] for call_id in sorted(self._adrift & self._entries.keys())]
+            missing = bool(self._awaited)
+            self._adrift.clear()
+            self._awaited.clear()
+            lost = [entry for entry in adrift if missing or entry.verdict or entry.id in self._begun]
+            for entry in lost:
+                self._remove(entry)
+            self._begun.difference_update([entry.id for entry in lost])
+            self._reporting += 1
+        self._report([Outcome(entry.id, None, entry.verdict or self._wrecked(entry)) for entry in lost])
+        self._put_back([entry.id for entry in adrift if entry.id in self._entries])
+
+    def _wrecked(self, entry: Entry) -> InterchangeLostError:
+        certificates = [] if self._wreck is None else [self._wreck]
+        message = f"the interchange that had task {entry.options.options.name!r} is gone"
+        return InterchangeLostError(message, certificates)
 
     def _put_back(self, ids: Sequence[int]) -> None:
         with self._lock:

@@ -512,7 +512,8 @@ class _Session:
             argv, setup = make("", self.run_id, self.placement.access, self.prepared)
         except ChannelError:
             return None
-        return Scale(plan.dump(argv, setup, slots_per_node=slots))
+        follows = self.placement.follows
+        return Scale(plan.dump(argv, setup, slots_per_node=slots, follows=follows))
 
     def _report(self, kind: str, **data: object) -> None:
         self._context.emit([Event(time.time(), kind, self._label, data)])

@@ -55,12 +55,15 @@ from .messages import (
     Frame,
     Group,
     Heartbeat,
+    Holding,
     Leave,
     MalformedError,
     Message,
     MoveEnd,
+    Options,
     Refused,
     Register,
+    Rejoin,
     ResultGroup,
     Results,
     Returned,
@@ -158,7 +161,7 @@ class ManagerProcess:
             self._reason += f", and {self._walltime} was almost over"
             self._over = True
 
-    def _registration(self) -> Register:
+    def _registration(self, holds: list[Holding] | None = None) -> Register:
         return Register(
             PROTOCOL,
             PYTHON,
@@ -171,7 +174,21 @@ class ManagerProcess:
             self._walltime.ends_at,
             secrets.token_bytes(16),
             {**differing(self._setup.versions), **unloadable(self._setup.glibc)},
+            holds,
+            bool(self._draining),
         )
+
+    def _rejoin(self) -> None:
+        """Tell another interchange what is here. Results that have not been sent go before that."""
+        self._flush()
+        holdings: dict[int, Holding] = {}
+        for entry in [*self._staff.entries(), *(ending.entry for _, ending in self._doubtful)]:
+            record = entry.options
+            holding = holdings.setdefault(record.number, Holding(Options.of(record.options), [], []))
+            holding.ids.append(entry.id)
+            if entry.worker is not None:
+                holding.begun.append(entry.id)
+        self._send(self._registration(list(holdings.values())))
 
     # -- the loop -------------------------------------------------------------------------------------------
 
@@ -258,6 +275,8 @@ class ManagerProcess:
             self._accepted = True
             self._look_at = 0.0
             self._period, self._threshold = message.period, message.threshold
+        elif type(message) is Rejoin:
+            self._rejoin()
         elif type(message) is Forget:
             self._functions.clear()
             self._options.clear()

@@ -8,16 +8,20 @@ one frame: the pieces one after the other, with their sizes in the header.
 
     client to interchange     Tasks, Forget, Cancel, GiveBack, Drain, MoveEnd, EndBlock, Stop
     interchange to client     Results, Begun, Returned, Dropped, Lost, ManagerUp, ManagerGone, Trouble
-    the same, on a stream     Sync, answered by Sync; Listening, InterchangeState, Heartbeat
-    client to agent           Scale, Held, CloseBlocks, answered by BlocksClosed
+    the same, on a stream     Sync, answered by Sync; Listening, InterchangeState, Heartbeat, Settled
+    client to agent           Scale, Held, Regained; CloseBlocks, answered by BlocksClosed
     agent to client           Notes, NoMoreBlocks, Outputs
     interchange to manager    Accepted, Refused, Tasks, Forget, Cancel, Drain, MoveEnd, Heartbeat, Stop
+    the same, see below       Rejoin
     manager to interchange    Register, Begun, Results, Returned, Dropped, Drain, MoveEnd, Heartbeat, Leave
 
 What is large in arguments and results is a blob, named by the digest of its content (see ``blobs.py``). A
 group says which blobs its calls need; a blob itself stands in the first message that needs it, and not again:
 who sends knows what the receiver has. Who has dropped some says so; calls that come without their blobs go
 back as Returned, and are sent again with them.
+
+When an interchange is lost that others can follow, managers look for the next one, which tells them to
+Rejoin: they register with the calls that they have. The client sends again what nobody has.
 """
 
 from __future__ import annotations
@@ -51,6 +55,7 @@ __all__ = [
     "Group",
     "Heartbeat",
     "Held",
+    "Holding",
     "InterchangeState",
     "Leave",
     "Listening",
@@ -66,11 +71,14 @@ __all__ = [
     "Options",
     "Outputs",
     "Refused",
+    "Regained",
     "Register",
+    "Rejoin",
     "ResultGroup",
     "Results",
     "Returned",
     "Scale",
+    "Settled",
     "Stop",
     "Sync",
     "Tasks",
@@ -79,7 +87,7 @@ __all__ = [
     "encode",
 ]
 
-PROTOCOL = 1
+PROTOCOL = 2
 PYTHON = "{}.{}".format(*sys.version_info[:2])  # pickles of functions do not pass between minor versions
 
 DIGEST = 32  # bytes of the name of a blob
@@ -279,10 +287,20 @@ class Lost(_Message, frozen=True):
     stderr_tail: str
 
 
+class Holding(msgspec.Struct, array_like=True, frozen=True):
+    """Calls with the same options that a manager has. ``begun``: those of them that workers have."""
+
+    options: Options
+    ids: list[int]
+    begun: list[int]
+
+
 class Register(_Message, frozen=True):
     """A manager is there. ``memory``: bytes of its node; ``ends_at``: when its block is over, seconds since
     the epoch. ``once``: what no other registration has; empty is for who has nothing to fear from others that
     send the same. ``versions``: of packages of which the client has another version; empty is for none.
+    ``holds``: the calls of one that was told to rejoin, None for one that is new. ``draining``: it takes no
+    more.
     """
 
     protocol: int
@@ -296,6 +314,8 @@ class Register(_Message, frozen=True):
     ends_at: float | None
     once: bytes = b""
     versions: dict[str, str] = {}
+    holds: list[Holding] | None = None
+    draining: bool = False
 
 
 class ManagerUp(_Message, frozen=True):
@@ -340,6 +360,10 @@ class Listening(_Message, frozen=True):
     access: ManagerAccess
 
 
+class Settled(_Message, frozen=True):
+    """No manager of an earlier interchange comes back any more."""
+
+
 class Sync(_Message, frozen=True):
     """To be answered by the same: all that was said before has been heard then."""
 
@@ -362,6 +386,14 @@ class Held(_Message, frozen=True):
     """Worker slots that calls ask for which have not been sent yet."""
 
     slots: int
+
+
+class Regained(_Message, frozen=True):
+    """Managers have come back with these calls, which an earlier interchange was sent. For who reads what the
+    client has said to the agents of a detached run.
+    """
+
+    ids: list[int]
 
 
 class CloseBlocks(_Message, frozen=True):
@@ -411,6 +443,12 @@ class Accepted(_Message, frozen=True):
     threshold: float
 
 
+class Rejoin(_Message, frozen=True):
+    """The interchange that the manager has known is lost, and this is the next one: it is to register with
+    the calls that it has.
+    """
+
+
 class Refused(_Message, frozen=True):
     """The manager is not wanted, for this reason; it ends."""
 
@@ -447,14 +485,17 @@ Message: TypeAlias = (
     | ManagerGone
     | InterchangeState
     | Listening
+    | Settled
     | Sync
     | Trouble
     | Accepted
+    | Rejoin
     | Refused
     | Heartbeat
     | Leave
     | Scale
     | Held
+    | Regained
     | CloseBlocks
     | BlocksClosed
     | NoMoreBlocks

@@ -26,7 +26,8 @@ __all__ = ["InterchangeThread", "Placement"]
 
 class Placement(Protocol):
     """What the executor asks of it. ``access``: how managers reach the interchange. ``inside``: whether the
-    calling thread is the one that passes on what the interchange says.
+    calling thread is the one that passes on what the interchange says. ``follows``: whether managers of an
+    earlier interchange, which was lost, find this one.
     """
 
     @property
@@ -34,6 +35,9 @@ class Placement(Protocol):
 
     @property
     def inside(self) -> bool: ...
+
+    @property
+    def follows(self) -> bool: ...
 
     def start(self) -> None:
         """Begin to serve. Raises :class:`OSError` or :class:`WeftError` with nothing left running."""
@@ -93,6 +97,10 @@ class InterchangeThread:
     @property
     def inside(self) -> bool:
         return threading.current_thread() is self._thread
+
+    @property
+    def follows(self) -> bool:
+        return False  # it lives as long as the client
 
     def start(self) -> None:
         self._thread.start()

@@ -23,6 +23,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 
+from .ledger import Ledger
 from .messages import Frame
 from .session import Session
 from .setup import Keys
@@ -32,7 +33,9 @@ __all__ = ["HELLO", "ID_SIZE", "NUMBERS", "Port"]
 
 HELLO = b"weft-1"  # what the first message on a connection begins with, in both directions
 ID_SIZE = 16
-NUMBERS = struct.Struct("<QQ")  # up to where one's own messages have come, as far as is known; the other's
+# Up to where one's own messages have come, as far as is known, and the other's; in answers up to where the
+# other's are safe (see ``session.py``), and have come.
+NUMBERS = struct.Struct("<QQ")
 
 _WAITING = 10_000  # connections for which no handshake has begun
 _AT_ONCE = 512  # handshakes
@@ -67,8 +70,10 @@ class _Seat:
 
 class Port:
     """For one thread at a time. ``deliver`` gets a manager's id and each message; ``away`` its id when its
-    connection has broken, and says whether it may come back. ``patience``: seconds in which the other side's
-    system must confirm what it was sent.
+    connection has broken, and says whether it may come back; ``returning`` that of one which has been in
+    session with another interchange of this run. ``patience``: seconds in which the other side's system must
+    confirm what it was sent. ``ledger``: knows when messages are safe; unless there is one, they are as soon
+    as they were delivered.
     """
 
     def __init__(
@@ -77,14 +82,18 @@ class Port:
         keys: Keys,
         deliver: Callable[[bytes, list[Frame]], object],
         away: Callable[[bytes], bool],
+        returning: Callable[[bytes], object],
         patience: float,
+        ledger: Ledger | None = None,
     ) -> None:
         self.refused: Counter[str] = Counter()
         self._selector = selector
         self._end = TlsEnd(keys.interchange, keys.managers.certificate, server_side=True)
         self._deliver = deliver
         self._away = away
+        self._returning = returning
         self._patience = patience
+        self._ledger = ledger
         self._silent: dict[socket.socket, float] = {}  # and when they must have said something
         self._line: deque[socket.socket] = deque()  # have, and wait for their handshake
         self._strangers: dict[_Peer, None] = {}
@@ -217,6 +226,8 @@ class Port:
         message = seat.session.unpack(frames)
         if message is not None:
             self._deliver(seat.id, message)
+            if self._ledger is not None:
+                self._ledger.note(seat.session, message)
 
     def _seat(self, peer: _Peer, frames: list[Frame]) -> None:
         """Its first message: who it is, and where it stands."""
@@ -227,17 +238,22 @@ class Port:
         identity = bytes(frames[1])
         confirmed, received = NUMBERS.unpack(frames[2])
         seat = self._seats.get(identity)
+        known = seat is not None
         if seat is None:
-            seat = _Seat(identity, Session(sent=received, received=confirmed))
-        again = seat.session.resume(received)
+            deferred = self._ledger is not None
+            seat = _Seat(identity, Session(sent=received, received=confirmed, deferred=deferred))
+        session = seat.session
+        again = session.resume(received, received)
         del self._strangers[peer]
         if seat.peer is not None:  # of which this side does not know yet that it has broken
             self._close(seat.peer)
         self._seats[identity] = seat
         seat.peer, peer.seat = peer, seat
-        peer.stream.send([HELLO, NUMBERS.pack(seat.session.confirmed, seat.session.received)])
+        peer.stream.send([HELLO, NUMBERS.pack(session.safe, session.received)])
         for each in again:
             peer.stream.send(each)
+        if not known and (confirmed or received):
+            self._returning(identity)
 
     def _send(self, peer: _Peer, frames: list[Frame]) -> None:
         peer.stream.send(frames)

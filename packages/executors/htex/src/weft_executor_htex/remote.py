@@ -6,8 +6,10 @@
                                                 ├ serve.py: Interchange ──> managers
     Client <── receive ── reader thread ── stdout ┘
 
-When the stream ends all that was sent is lost, and the next interchange is started, a few times. One of which
-nothing is heard is ended, by a thread that neither of the others, waiting for it, can hold up.
+When the stream ends the next interchange is started, a few times, on the same port as the last one if it had
+one: there managers look for it, with the calls that they have. Where it cannot be there, all that was sent is
+lost. One of which nothing is heard is ended, by a thread that neither of the others, waiting for it, can hold
+up.
 """
 
 from __future__ import annotations
@@ -80,7 +82,7 @@ class InterchangeStream:
     ) -> None:
         self._label = label
         self._client = client
-        self._setup = msgspec.structs.replace(setup, selector=_pickled(selector, label)).dump()
+        self._setup: InterchangeSetup = msgspec.structs.replace(setup, selector=_pickled(selector, label))
         self._open = open
         self._whole = whole
         self._pulling = threading.Lock()
@@ -96,6 +98,8 @@ class InterchangeStream:
         self._early_deaths = 0
         self._process: RemoteProcess | None = None
         self._access: ManagerAccess | None = None
+        self._follows = False
+        self._last: ManagerAccess | None = None
         self._threshold = setup.heartbeat_threshold if watched else math.inf
         self._heard_at = math.inf  # it is not waited for now, or is not there
         self._writer = threading.Thread(target=self._write, name=f"{label}-to-interchange", daemon=True)
@@ -114,6 +118,10 @@ class InterchangeStream:
     @property
     def inside(self) -> bool:
         return threading.current_thread() is self._reader
+
+    @property
+    def follows(self) -> bool:
+        return self._follows
 
     def start(self) -> None:
         self._connect()
@@ -175,7 +183,7 @@ class InterchangeStream:
 
     def _connect(self) -> None:
         """Start an interchange, and wait until it says where it listens."""
-        process = self._open(self._setup)
+        process = self._open(self._setup.dump())
         timer = threading.Timer(_START, process.close)
         timer.start()
         try:
@@ -201,6 +209,9 @@ class InterchangeStream:
         self._streams = reader, messages[1:]
         self._began = time.monotonic()
         self._access = message.access
+        self._follows = self._last is not None and self._last.leads_to(message.access)
+        self._last = message.access
+        self._setup = msgspec.structs.replace(self._setup, port=message.access.port)
         self._client.skew = process.skew if isinstance(process, Line) else 0.0
         self._process = process  # now it can be written to
 
@@ -229,7 +240,8 @@ class InterchangeStream:
                     process.write(bytes(part))
 
         with self._pulling:
-            self._client.pull(send)
+            if process is self._process:  # else nobody would notice that what it is sent is lost
+                self._client.pull(send)
 
     def _watch(self) -> None:
         """End one of which nothing is heard: it may be that it has been stopped."""
@@ -298,9 +310,10 @@ class InterchangeStream:
             tail = process.stderr_tail()
         silent = time.monotonic() - self._heard_at
         endpoints = self._access.endpoints if self._access is not None else []
-        self._process, self._access, self._heard_at = None, None, math.inf
+        process.close()  # whoever writes to it need not wait any more
+        with self._pulling:
+            self._process, self._access, self._heard_at = None, None, math.inf
         self._state = _NOTHING
-        process.close()
         for endpoint in endpoints:
             clear_away(endpoint.url)
         certificate = DeathCertificate(
@@ -312,6 +325,8 @@ class InterchangeStream:
             time=time.time(),
         )
         self._client.lose_interchange(certificate)
+        if self._setup.port is None:  # managers could not find another one
+            self._client.settle()
 
     def _begin_again(self) -> bool:
         """Start the next one. Whether there is one."""
@@ -320,6 +335,10 @@ class InterchangeStream:
         if self._early_deaths < _IN_A_ROW:
             try:
                 self._connect()
+                if self._follows:
+                    self._client.look_around()
+                else:
+                    self._client.settle()
                 self._news.set()
                 if self._stopping and self._process is not None:  # the writer may have ended without it
                     self._process.close()
@@ -329,6 +348,7 @@ class InterchangeStream:
         with self._changed:
             self._given_up = True
             self._changed.notify_all()
+        self._client.settle()
         self._client.give_up(reason)
         self._news.set()
         return False

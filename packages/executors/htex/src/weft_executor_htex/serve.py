@@ -11,7 +11,7 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
@@ -31,6 +31,9 @@ from .server import Server
 from .setup import InterchangeSetup
 from .stream import StreamReader, pack
 
+if TYPE_CHECKING:
+    from .ledger import Ledger
+
 __all__ = ["Service", "main"]
 
 _STATE_EVERY = 0.25  # seconds, at least, between two words on how it is
@@ -39,6 +42,7 @@ _STATE_EVERY = 0.25  # seconds, at least, between two words on how it is
 class Service:
     """An interchange that is not in its client's process. ``send`` takes what the client is to hear.
     ``overhear`` is told of all that the client says but questions, and returns whether that was for it alone.
+    ``ledger``: see :class:`~.port.Port`.
 
     Raises :class:`OSError` when it cannot listen, and :class:`ValueError` for a selector that is not there.
     """
@@ -48,9 +52,10 @@ class Service:
         setup: InterchangeSetup,
         send: Callable[[list[Frame]], object],
         overhear: Callable[[Message], bool] = lambda message: False,
+        ledger: Ledger | None = None,
     ) -> None:
         self._overhear = overhear
-        self.server = Server(setup, _load_selector(setup.selector), self._to_client)
+        self.server = Server(setup, _load_selector(setup.selector), self._to_client, ledger)
         self._send = send
         self._told: InterchangeState | None = None
         self._tell_at = self._beat_at = 0.0

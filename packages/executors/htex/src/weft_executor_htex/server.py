@@ -29,6 +29,7 @@ from .setup import Endpoint, InterchangeSetup, Keys, ManagerAccess, boot_id
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    from .ledger import Ledger
     from .port import Port
 
     Ready: TypeAlias = list[tuple[selectors.SelectorKey, int]]
@@ -43,7 +44,8 @@ _UNIX, _TCP = b"u", b"t"  # what addresses of managers begin with
 
 
 class Server:
-    """Listens, and passes on what managers say. ``to_client`` gets what the interchange says.
+    """Listens, and passes on what managers say. ``to_client`` gets what the interchange says; ``ledger``: see
+    :class:`~.port.Port`.
 
     Whoever drives it calls :meth:`prepare`, :meth:`wait` and :meth:`serve` in turn; while it waits,
     another thread may send something. The limit of open files of this process is raised as far as it goes.
@@ -55,7 +57,9 @@ class Server:
         setup: InterchangeSetup,
         selector: Selector,
         to_client: Callable[[Message, Sequence[Frame]], None],
+        ledger: Ledger | None = None,
     ) -> None:
+        self._ledger = ledger
         self._listen_at = math.inf  # when to listen again, if that had to be interrupted
         self._peers: dict[bytes, Connection] = {}
         self._numbers = itertools.count()
@@ -71,7 +75,7 @@ class Server:
             elif setup.keys is None:
                 raise OSError("the setup has an address for managers on other machines, but no keys")
             else:
-                endpoint = self._listen_on(address, setup.keys, setup.heartbeat_threshold)
+                endpoint = self._listen_on(address, setup.keys, setup)
             self.interchange = Interchange(
                 to_client,
                 self.send,
@@ -84,6 +88,7 @@ class Server:
                 python=setup.python,
                 most_managers=descriptors.room(),
                 remedy=descriptors.remedy(),
+                regain=0.0 if setup.port is None else setup.heartbeat_threshold,
             )
         except BaseException:
             self.close()
@@ -101,11 +106,14 @@ class Server:
         self._listen()
         return Endpoint(f"unix://{path}", boot_id=boot_id())
 
-    def _listen_on(self, address: str, keys: Keys, threshold: float) -> Endpoint:
+    def _listen_on(self, address: str, keys: Keys, setup: InterchangeSetup) -> Endpoint:
         from .port import Port
 
-        self._port = Port(self._selector, keys, self._from_port, self._away, threshold / 3)
-        self._listener = _make_listener()
+        patience = setup.heartbeat_threshold / 3
+        self._port = Port(
+            self._selector, keys, self._from_port, self._away, self._returning, patience, self._ledger
+        )
+        self._listener = _make_listener(setup.port)
         self._listen()
         number = self._listener.getsockname()[1]
         return Endpoint(f"tls://{address}:{number}", certificate=keys.interchange.certificate)
@@ -154,6 +162,9 @@ class Server:
 
     def _away(self, identity: bytes) -> bool:
         return self.interchange.disconnected(_TCP + identity)
+
+    def _returning(self, identity: bytes) -> None:
+        self.interchange.returning(_TCP + identity)
 
     def _accept(self, mask: int) -> None:
         assert self._listener is not None
@@ -243,11 +254,20 @@ class Server:
             shutil.rmtree(self._directory, ignore_errors=True)
 
 
-def _make_listener() -> socket.socket:
-    """On a port of all interfaces, of both kinds of addresses where the system has them."""
+def _make_listener(port: int | None) -> socket.socket:
+    """On this port if it is free, else on another one, of all interfaces, of both kinds of addresses where
+    the system has them.
+    """
+    if port:
+        with contextlib.suppress(OSError):
+            return _listen_at(port)
+    return _listen_at(0)
+
+
+def _listen_at(port: int) -> socket.socket:
     with contextlib.suppress(OSError):
         if socket.has_dualstack_ipv6():
             return socket.create_server(
-                ("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG
+                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG
             )
-    return socket.create_server(("", 0), backlog=_BACKLOG)
+    return socket.create_server(("", port), backlog=_BACKLOG)

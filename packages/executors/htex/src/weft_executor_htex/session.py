@@ -9,6 +9,9 @@
 A connection loses nothing as long as it holds, but when it breaks, what was on its way is gone. So each
 message has a number, and says up to which number the other side's have come; what has not come is kept, and
 sent again on the next connection. The number 0 is that of messages outside of the order: last words.
+
+An interchange that may be killed says of a message that it has come only when that is *safe*: when all that
+followed from it is where the interchange's end does not matter. What was not goes to the next interchange.
 """
 
 from __future__ import annotations
@@ -28,11 +31,15 @@ class Session:
     """One side of it.
 
     sent: the number of its last message. received: that of the last one of the other side that has come.
+    safe: that of the last one that the other side need not keep any more; whoever owns a ``deferred`` session
+    says so, else each is safe when it has come.
     """
 
-    def __init__(self, sent: int = 0, received: int = 0) -> None:
+    def __init__(self, sent: int = 0, received: int = 0, *, deferred: bool = False) -> None:
         self.sent = sent
         self.received = received
+        self.safe = received
+        self._deferred = deferred
         self._unconfirmed: deque[list[Frame]] = deque()  # the last of them is number ``sent``
 
     @property
@@ -45,7 +52,7 @@ class Session:
         self.sent += 1
         kept = list(frames)
         self._unconfirmed.append(kept)
-        return [_HEAD.pack(self.sent, self.received), *kept]
+        return [_HEAD.pack(self.sent, self.safe), *kept]
 
     def unpack(self, frames: Sequence[Frame]) -> list[Frame] | None:
         """The message, unless it has come before.
@@ -63,18 +70,21 @@ class Session:
         if number <= self.received:
             return None
         self.received = number
+        if not self._deferred:
+            self.safe = number
         return list(frames[1:])
 
-    def resume(self, confirmed: int) -> list[list[Frame]]:
-        """There is a new connection, and the other side's word up to where messages have come. Returns what
-        is to be sent again. Raises :class:`ValueError` where that cannot be.
+    def resume(self, safe: int, received: int) -> list[list[Frame]]:
+        """There is a new connection, and the other side's word up to where messages are safe, and have come.
+        Returns what is to be sent again. Raises :class:`ValueError` where that cannot be.
         """
-        if not self.confirmed <= confirmed <= self.sent:
+        if not self.confirmed <= safe <= received <= self.sent:
             raise ValueError("a session that is another one")
-        self._confirm(confirmed)
+        self._confirm(safe)
         return [
-            [_HEAD.pack(number, self.received), *frames]
-            for number, frames in enumerate(self._unconfirmed, confirmed + 1)
+            [_HEAD.pack(number, self.safe), *frames]
+            for number, frames in enumerate(self._unconfirmed, safe + 1)
+            if number > received
         ]
 
     @staticmethod

@@ -59,6 +59,32 @@ class ManagerAccess(msgspec.Struct, frozen=True):
     endpoints: list[Endpoint]
     identity: Identity | None = None
 
+    @property
+    def port(self) -> int | None:
+        """Where managers of other machines come; None if they do not."""
+        places = self._places()
+        return int(places[-1]) if places else None
+
+    def leads_to(self, other: ManagerAccess) -> bool:
+        """Whether who has this finds an interchange that has the other: on the same port of a host with the
+        same name, which still has one of its addresses. Others may have come and gone meanwhile, and another
+        host may have that name.
+        """
+        if self.port is None or self.port != other.port:
+            return False
+        (name, *addresses), (other_name, *other_addresses) = self._places()[:-1], other._places()[:-1]
+        same = addresses == other_addresses or not set(addresses).isdisjoint(other_addresses)
+        return name == other_name and same
+
+    def _places(self) -> list[str]:
+        """The hosts, and the port."""
+        for endpoint in self.endpoints:
+            scheme, _, place = endpoint.url.partition("://")
+            if scheme == "tls":
+                hosts, _, port = place.rpartition(":")
+                return [*hosts.split(","), port]
+        return []
+
 
 class InterchangeSetup(msgspec.Struct, frozen=True, kw_only=True):
     """How an interchange is to work. See :class:`HighThroughputExecutor` for what is said there, too.
@@ -66,7 +92,8 @@ class InterchangeSetup(msgspec.Struct, frozen=True, kw_only=True):
     selector: pickled, for one that lives elsewhere; it comes from the client, and through its stream alone.
     address, keys: where managers on other machines reach it, and the keys of the run, needed for them.
     remainder: see :class:`Interchange`; one that lives elsewhere keeps some blobs, so that they need not come
-    again. python: the client's, see there.
+    again. python: the client's, see there. port: where the last interchange of the run listened for others,
+    had it one: its managers look for the next one there.
     """
 
     heartbeat_period: float
@@ -77,6 +104,7 @@ class InterchangeSetup(msgspec.Struct, frozen=True, kw_only=True):
     selector: bytes = b""
     remainder: int = 0
     python: str = ""
+    port: int | None = None
 
     def dump(self) -> bytes:
         """As bytes, for :meth:`load`."""

@@ -159,8 +159,8 @@ class TlsLink:
         """The interchange's first message on a connection: go on from where it stands."""
         if len(frames) != 2 or frames[0] != HELLO or len(frames[1]) != NUMBERS.size:
             raise ValueError("it speaks another protocol")
-        _, received = NUMBERS.unpack(frames[1])
-        for each in self._session.resume(received):
+        safe, received = NUMBERS.unpack(frames[1])
+        for each in self._session.resume(safe, received):
             stream.send(each)
         self._welcome, self._due, self._trouble, self._failures = True, math.inf, "", 0
 

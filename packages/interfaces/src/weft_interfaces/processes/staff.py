@@ -151,6 +151,11 @@ class Staff:
         with self._lock:
             return [entry.id for entry in self._dispatcher.dismiss_waiting()]
 
+    def entries(self) -> list[Entry]:
+        """The calls that have not ended; no worker has those whose ``worker`` is None."""
+        with self._lock:
+            return list(self._dispatcher.entries.values())
+
     def running(self) -> list[int]:
         """See :meth:`Executor.running`."""
         with self._lock:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from msgspec import structs
 from weft_interfaces import (
     BlockLostError,
     ChannelError,
@@ -29,9 +30,10 @@ from weft_interfaces.processes import Entry
 
 from ..client import Client
 from ..client_blobs import ClientBlobs
-from ..messages import Begun, CloseBlocks, MalformedError, Returned, Stop, decode
+from ..messages import Begun, CloseBlocks, MalformedError, ManagerUp, Results, Returned, Stop, decode
 from ..packing import BlobSerializer
 from ..remote import InterchangeStream
+from ..result_groups import only
 from ..selector import find_selector
 from ..setup import InterchangeSetup
 from ..stream import StreamReader
@@ -106,11 +108,13 @@ class Attachment:
 
     def _read_calls(self) -> None:
         self._sent: list[Sent] = []
+        earlier: dict[int, Entry] = {}
         try:
             for directory in self._agents:
                 messages = Messages(directory / "sent")
-                self._sent.append(read_sent(messages, self._blobs))
+                self._sent.append(read_sent(messages, self._blobs, earlier))
                 self._end = messages.end
+                earlier.update(self._sent[-1].entries)
         except (MalformedError, LookupError, OSError) as error:
             raise InputError(f"{self._folder.path} cannot be read: {error}") from error
         for sent in self._sent:
@@ -145,19 +149,18 @@ class Attachment:
 
     def replay(self) -> None:
         """Report the outcomes that had come. Raises :class:`InputError` for files that are damaged."""
-        for number, (directory, record, sent) in enumerate(
-            zip(self._agents, self._records, self._sent, strict=True), 1
-        ):
-            client = self._make_client(record)
-            client.restore(list(sent.entries.values()))
+        clients: list[Client] = []
+        for directory, record, sent in zip(self._agents, self._records, self._sent, strict=True):
+            clients.append(self._make_client(record))
+            clients[-1].restore(list(sent.entries.values()))
             try:
-                rest = self._replay(client, directory, sent)
+                self._rest = self._replay(clients, directory, sent)
             except (MalformedError, LookupError, OSError) as error:
                 raise InputError(f"{directory / 'received'} cannot be read: {error}") from error
-            if number < len(self._agents):
-                self._lose(client, sent, number)
-            else:
-                self._client, self._rest = client, rest
+        for number, client in enumerate(clients[:-1], 1):
+            self._lose(client, number)
+        if clients:
+            self._client = clients[-1]
         waiting, self._waiting = self._waiting, []
         if self._client is not None:
             self._client.submit(waiting)
@@ -184,14 +187,22 @@ class Attachment:
         context = _Context(self._folder.path, self._hear, self._emit)
         return Client(record.label, context, serializer, self._blobs, window=None)
 
-    def _replay(self, client: Client, directory: Path, sent: Sent) -> bytes:
-        """Have the client hear again what it has heard. Returns what has come of the next message."""
+    def _replay(self, clients: Sequence[Client], directory: Path, sent: Sent) -> bytes:
+        """Have the last of these hear again what it has heard; it may have got results of calls that the
+        agents before it were sent. Returns what has come of the next message.
+        """
+        client = clients[-1]
         messages = Messages(directory / "received")
         returned: Counter[int] = Counter()
         for frames in messages:
             message = decode(frames)
             if type(message) is Returned:
                 returned.update(message.ids)
+            elif type(message) is Results:
+                for each in clients:
+                    each.receive(*only(message, frames[1:], each.unfinished()))
+            elif type(message) is ManagerUp:
+                client.receive(ManagerUp(message.manager, structs.replace(message.info, holds=None)), ())
             elif type(message) is not Begun:
                 client.receive(message, frames[1:])
         # What was returned as often as it was sent is with nobody.
@@ -199,7 +210,7 @@ class Attachment:
         client.receive(Returned(waiting), ())
         return messages.rest
 
-    def _lose(self, client: Client, sent: Sent, number: int) -> None:
+    def _lose(self, client: Client, number: int) -> None:
         """This agent was lost, and another was begun."""
         later = {call_id for other in self._sent[number:] for call_id in other.entries}
         lost = [call_id for call_id in client.unfinished() if call_id not in later]

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from ..ledger import Ledger
 from ..messages import Message
 from ..serve import Service
 from ..setup import InterchangeSetup
@@ -137,13 +138,14 @@ class _Agent:
         self._patience = float(said.get("patience", 600.0))
         self._drains = said.get("on_client_loss") == "drain"
         self._most = int(said.get("disk", _DISK))
-        self._service = Service(setup, self._send, self._overhear)
+        outbox = Outbox(int(said.get("memory", _MEMORY)), place.directory, self._disk_is_full)
+        self._ledger = Ledger(lambda: outbox.end)
+        self._service = Service(setup, self._send, self._overhear, self._ledger)
         self._blocks = AgentBlocks(self._service.server, self._service.say)
         self._keep = float(said.get("keep", 0.0))  # more than 0 in a detached run
         self._back = min(_BACK, setup.heartbeat_threshold)
         self._busy_at = self._look_at = 0.0
         about = {"protocol": AGENT_PROTOCOL, "host": socket.gethostname(), "pid": os.getpid()}
-        outbox = Outbox(int(said.get("memory", _MEMORY)), place.directory, self._disk_is_full)
         self._link = Link(
             self._service.server,
             listener,
@@ -184,6 +186,7 @@ class _Agent:
         patience = min(server.prepare(), self._service.tell())
         patience = min(patience, self._link.tick())
         server.serve(server.wait(patience))
+        self._ledger.confirm(self._link.outbox.confirmed)
         server.interchange.hold(len(self._link.outbox) > self._most or self._full)
         if self._untold:
             server.interchange.trouble(self._untold)

@@ -50,4 +50,4 @@ class News:
             return f"the agent on {host} is still out of reach: {reason}"
         if kind == "connection.restored":
             return f"the agent on {host} is reached again after {format_seconds(seconds)}; nothing is lost"
-        return f"the agent on {host} is lost: {reason}. Another one runs again what it had"
+        return f"the agent on {host} is lost: {reason}. Another one takes over"

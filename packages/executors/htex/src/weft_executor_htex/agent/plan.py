@@ -43,17 +43,15 @@ class Plan:
         self.modules = tuple(sorted({*modules.found, self._channel.__module__}))
         self._made = 0
         self._since = 1
-        self._setup = b""
 
-    def dump(self, argv: Sequence[str], setup: bytes, *, slots_per_node: int) -> bytes:
-        """For the next agent, as bytes. argv, setup: what starts a manager, and what that reads, so that the
-        managers of an earlier agent find the next one when theirs was the same.
+    def dump(self, argv: Sequence[str], setup: bytes, *, slots_per_node: int, follows: bool) -> bytes:
+        """For the next agent, as bytes. argv, setup: what starts a manager, and what that reads. follows:
+        whether managers of the last agent find this one.
         """
         first = 1 + self._made * _GENERATION
-        adopt = self._made > 0 and setup == self._setup
+        adopt = self._made > 0 and follows
         if not adopt:
             self._since = first
-        self._setup = setup
         self._made += 1
         plan = {
             "label": self._label,

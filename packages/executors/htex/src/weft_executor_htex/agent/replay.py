@@ -7,14 +7,14 @@ import mmap
 import os
 import struct
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 
 from weft_interfaces.processes import Entry, FunctionRecord, OptionsRecord
 
 from ..client_blobs import ClientBlob, ClientBlobs
-from ..messages import Cancel, Frame, MalformedError, Scale, Tasks, decode
+from ..messages import Cancel, Frame, MalformedError, Regained, Scale, Tasks, decode
 from ..stream import MOST_BYTES, MOST_FRAMES
 
 __all__ = ["Messages", "Sent", "read_sent"]
@@ -81,9 +81,10 @@ class Sent:
         self.times: Counter[int] = Counter()
 
 
-def read_sent(messages: Messages, blobs: ClientBlobs) -> Sent:
+def read_sent(messages: Messages, blobs: ClientBlobs, earlier: Mapping[int, Entry]) -> Sent:
     """All calls in them; those that were cancelled have that as their verdict. What they need is in ``blobs``
-    as long as they are there. Raises :class:`MalformedError`.
+    as long as they are there. earlier: calls that other agents were sent before. Raises
+    :class:`MalformedError`.
     """
     sent = Sent()
     functions: dict[int, FunctionRecord] = {}
@@ -104,6 +105,10 @@ def read_sent(messages: Messages, blobs: ClientBlobs) -> Sent:
             _add(sent, message, arguments, functions, options, known)
         elif type(message) is Scale:
             sent.scaled = True
+        elif type(message) is Regained:
+            for call_id in message.ids:
+                sent.entries[call_id] = earlier[call_id]
+                sent.times[call_id] += 1
         elif type(message) is Cancel:
             for call_id in message.ids:
                 if call_id in sent.entries:

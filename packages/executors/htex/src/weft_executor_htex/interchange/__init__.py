@@ -6,6 +6,9 @@
                           ^                   │ gone: what it had begun is Lost,
                           └──── client <──────┘       the rest is Returned, and sent again
 
+    an earlier interchange's manager: returning ── Rejoin, answered by Register with its calls ──> known
+                                          │ its results, which were not safe, go to the client
+
 All methods are called by one thread. Nothing that a manager sends raises: what is malformed, or out of turn,
 is counted and dropped.
 """
@@ -38,6 +41,7 @@ from ..messages import (
     GiveBack,
     Group,
     Heartbeat,
+    Holding,
     Leave,
     Lost,
     MalformedError,
@@ -47,16 +51,18 @@ from ..messages import (
     MoveEnd,
     Refused,
     Register,
-    ResultGroup,
+    Rejoin,
     Results,
     Returned,
+    Settled,
     Stop,
     Tasks,
     Trouble,
     decode,
     encode,
 )
-from ..queue import Batch, Queue
+from ..queue import Batch, Needs, Queue
+from ..result_groups import only
 from ..roster import Manager, Roster
 from ..selector import Selector
 
@@ -76,6 +82,7 @@ class Interchange:
     waiting call needs them.
     most_managers: how many it holds; it refuses more, and ``remedy`` says what is to be done about it.
     python: the client's, which managers must have, too; that of this process unless said.
+    regain: seconds in which managers of an earlier interchange may come back; then the client hears Settled.
     """
 
     def __init__(
@@ -92,6 +99,7 @@ class Interchange:
         remedy: str = "",
         remainder: int = 0,
         python: str = "",
+        regain: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.malformed: Counter[str] = Counter()
@@ -119,6 +127,9 @@ class Interchange:
         self._registered: set[bytes] = set()  # what was in registrations, lest one is sent again by another
         self._draining: set[str] = set()
         self._suspects: dict[bytes, Manager] = {}
+        self._settle_at = clock() + regain if regain else None  # None: nobody comes back (any more)
+        self._returning: set[bytes] = set()
+        self._parted: set[bytes] = set()  # with whom it has parted while others may come back
 
     # -- from the client ------------------------------------------------------------------------------------
 
@@ -263,6 +274,9 @@ class Interchange:
         except MalformedError as error:
             self.malformed[str(error)[:80]] += 1
             return
+        if address in self._returning:
+            self._hear_returning(address, message, frames[1:])
+            return
         if type(message) is Register:
             self._register(address, message)
             return
@@ -303,6 +317,44 @@ class Interchange:
         elif type(message) is not Heartbeat:
             self.malformed[f"{type(message).__name__} from a manager"] += 1
 
+    def returning(self, address: bytes) -> None:
+        """A manager has come that has been in session with an earlier interchange, or with this one, which
+        has forgotten it.
+        """
+        if self._settle_at is not None and address not in self._parted:
+            self._returning.add(address)
+            self._to_manager(address, encode(Rejoin()))
+
+    def _hear_returning(self, address: bytes, message: Message, payloads: Sequence[Frame]) -> None:
+        """What it had said to the earlier one comes first; of that, only results have not become void."""
+        if type(message) is Results:
+            self._to_client(message, payloads)
+        elif type(message) is Leave:
+            self._returning.discard(address)
+        elif type(message) is Register and message.holds is not None:
+            self._returning.discard(address)
+            self._register(address, message)
+
+    def _take_over(self, manager: Manager, holds: Sequence[Holding]) -> None:
+        """A manager has these calls. Those for several nodes end: nobody knows any more which they have."""
+        wide: list[int] = []
+        for holding in holds:
+            needs = Needs.of(holding.options)
+            if needs.nodes > 1:
+                wide += holding.ids
+                continue
+            self.roster.give(manager, holding.ids, needs)
+            manager.begun.update(holding.begun)
+        if wide:
+            self._send(manager, Cancel(wide))
+            self._to_client(_lost(wide, manager, "the interchange that held its nodes is gone", None), ())
+
+    def _settle(self) -> None:
+        self._settle_at = None
+        self._returning.clear()
+        self._parted.clear()
+        self._to_client(Settled(), ())
+
     def _part_with(self, manager: Manager, leave: Leave) -> None:
         end = EndBlock(manager.info.block, None, leave.reason, None, "") if leave.over else None
         self._lose(manager, leave.reason, end)
@@ -324,13 +376,15 @@ class Interchange:
         now = self._clock()
         if info.once:
             self._registered.add(info.once)
-        manager = self.roster.add(address, info, now)
+        manager = self.roster.add(address, msgspec.structs.replace(info, holds=None), now)
         manager.era = self._era
         self._next_beat = min(self._next_beat, now + self.roster.step(self._period))
         self._to_manager(address, encode(Accepted(self._period, self._threshold)))
         self._to_client(ManagerUp(address.hex(), info), ())
-        if info.block in self._draining:
-            self._drain_manager(manager)
+        if info.holds:
+            self._take_over(manager, info.holds)
+        if info.draining or info.block in self._draining:
+            self._drain_manager(manager, knows=info.draining)
         if info.block in self._ends:
             self._send(manager, self._ends[info.block])
         self._reconsider(manager)
@@ -372,7 +426,8 @@ class Interchange:
     def _complete(self, manager: Manager, results: Results, payloads: Sequence[Frame]) -> None:
         ids = [call_id for group in results.groups for call_id in group.ids]
         if len(set(ids)) < len(ids) or not manager.calls.keys() >= set(ids):
-            results, payloads = self._known_results(manager, results, payloads)
+            self.malformed["results of calls that the manager does not have"] += 1
+            results, payloads = only(results, payloads, manager.calls)
             ids = [call_id for group in results.groups for call_id in group.ids]
         for group in results.groups:
             if group.blobs:
@@ -400,28 +455,6 @@ class Interchange:
             return None
         self._release(allocation)
         return allocation.lost
-
-    def _known_results(
-        self, manager: Manager, results: Results, payloads: Sequence[Frame]
-    ) -> tuple[Results, list[Frame]]:
-        """The first results of those calls that the manager has, each on its own."""
-        self.malformed["results of calls that the manager does not have"] += 1
-        groups: list[ResultGroup] = []
-        pieces: list[Frame] = []
-        known = set(manager.calls)
-        position = 0
-        for group in results.groups:
-            payload = payloads[position]
-            frames = payloads[position + 1 : position + 1 + len(group.blobs)]
-            position += 1 + len(group.blobs)
-            start = 0
-            for call_id, kind, size in zip(group.ids, group.kinds, group.sizes, strict=True):
-                if call_id in known:
-                    known.discard(call_id)
-                    groups.append(ResultGroup([call_id], [kind], [size], group.blobs))
-                    pieces += [payload[start : start + size], *frames]
-                start += size
-        return Results(groups), pieces
 
     def _take_back(self, manager: Manager, ids: Sequence[int]) -> None:
         mine = [call_id for call_id in ids if call_id in manager.calls]
@@ -463,6 +496,8 @@ class Interchange:
 
     def _lose(self, manager: Manager, reason: str, end: EndBlock | None = None) -> None:
         self.roster.remove(manager)
+        if self._settle_at is not None:
+            self._parted.add(manager.address)
         self._suspects.pop(manager.address, None)
         self._dismiss(manager.address, encode(Stop(f"it was given up: {reason}")))
         begun, waiting = manager.doubtful()
@@ -503,12 +538,15 @@ class Interchange:
         now = self._clock()
         if now >= self._next_beat:
             self._beat(now)
+        if self._settle_at is not None and now >= self._settle_at:
+            self._settle()
         if now >= self._next_loss:
             for manager in [manager for manager in self._suspects.values() if manager.back_by <= now]:
                 self._lose(manager, manager.suspicion)
             self._next_loss = min((each.back_by for each in self._suspects.values()), default=math.inf)
         self._dispatch()
-        return min(self._next_beat, self._next_loss)
+        due = min(self._next_beat, self._next_loss)
+        return due if self._settle_at is None else min(due, self._settle_at)
 
     def blocks(self) -> list[BlockState]:
         """The blocks that have registered, and what they do."""
