@@ -10,34 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from servers.process import wait_until
 from servers.site import Site
+from servers.siteconfig import site_config
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(300)]
 
 CALLS = 60
 PATIENCE = 90.0
-
-CONFIGURATION = """
-detach = true
-
-[[executors]]
-type = "htex"
-label = "site"
-workers_per_node = 1
-environment = "{environment}"
-
-[executors.blocks]
-init = 2
-max = 2
-walltime = "00:20:00"
-launcher = "srun"
-
-[executors.blocks.provider]
-type = "slurm"
-poll_interval = 1
-cores_per_node = 1
-channel = {channel}
-"""
 
 # Calls leave marks at the site. What has come is printed.
 SCRIPT = """
@@ -68,7 +48,7 @@ class Client:
         self.folder = folder
         (folder / "script.py").write_text(SCRIPT)
         config = folder / "site.toml"
-        config.write_text(CONFIGURATION.format(channel=site.channel(kind), environment=sys.executable))
+        config.write_text(site_config(site.channel(kind), run="detach = true", executor='label = "site"'))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "weft", "run", "--quiet", "--config", str(config), "script.py"],
             cwd=folder,
@@ -120,17 +100,12 @@ class Client:
     def is_all_over(self) -> None:
         """Every call has run once, and nothing of the run is left at the site."""
         assert self.marks() == {f"ran-{number}": "x" for number in range(CALLS)}
-        wait_until("no job is left", lambda: not self.site.cluster.jobs())
-        wait_until("no agent is left", lambda: "weft-agent" not in self.site.run(["ps", "-eo", "args"]))
+        wait_until("no job is left", lambda: not self.site.cluster.jobs(), PATIENCE)
+        wait_until(
+            "no agent is left", lambda: "weft-agent" not in self.site.run(["ps", "-eo", "args"]), PATIENCE
+        )
         assert not list(self.site.home.glob(".cache/weft/runs/*"))
         assert not list(self.site.path("/tmp").glob("weft-agent-*"))
-
-
-def wait_until(what: str, condition: Callable[[], object], patience: float = PATIENCE) -> None:
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 @pytest.fixture(params=["ssh", "openssh"])
@@ -183,7 +158,7 @@ def test_calls_run_without_their_client_and_the_nodes_are_given_back(client: Cal
         cluster.set_node(node, "drain")
     try:
         run.read(1)
-        wait_until("its jobs wait", lambda: len(cluster.jobs()) == 2)
+        wait_until("its jobs wait", lambda: len(cluster.jobs()) == 2, PATIENCE)
         refused = run.attach()
         assert refused.returncode == 2
         assert f"process {run.process.pid} on " in refused.stderr
@@ -191,7 +166,7 @@ def test_calls_run_without_their_client_and_the_nodes_are_given_back(client: Cal
     finally:
         for node in cluster.nodes:
             cluster.set_node(node, "resume")
-    wait_until("all have run", lambda: len(run.marks()) == CALLS)
-    wait_until("the nodes are free", lambda: not cluster.jobs())
+    wait_until("all have run", lambda: len(run.marks()) == CALLS, PATIENCE)
+    wait_until("the nodes are free", lambda: not cluster.jobs(), PATIENCE)
     assert outcomes(run.attach()) == EXPECTED
     run.is_all_over()

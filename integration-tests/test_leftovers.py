@@ -16,30 +16,11 @@ from pathlib import Path
 import pytest
 from servers.process import wait_until
 from servers.site import Site
+from servers.siteconfig import site_config
 from servers.sshclient import USER
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(300)]
 
-CONFIGURATION = """
-run_dir = "runs"
-shutdown_timeout = "1 min"
-
-[[executors]]
-type = "htex"
-workers_per_node = 1
-environment = "{environment}"
-
-[executors.blocks]
-walltime = "00:20:00"
-
-[executors.blocks.provider]
-type = "slurm"
-poll_interval = 1
-cores_per_node = 1
-worker_init = '''{worker_init}'''
-scheduler_options = "{options}"
-channel = {channel}
-"""
 
 # Each run has a name, and its task goes on until it is told to end.
 APP = """
@@ -164,11 +145,11 @@ def start(site: Site, tmp_path: Path) -> Iterator[Callable[..., Run]]:
     def start(name: str, kind: str, *, options: str = "", worker_init: str = "") -> Run:
         config = tmp_path / f"{name}.toml"
         config.write_text(
-            CONFIGURATION.format(
-                environment=sys.executable,
-                options=options,
-                worker_init=worker_init,
-                channel=site.channel(kind),
+            site_config(
+                site.channel(kind),
+                run='run_dir = "runs"\nshutdown_timeout = "1 min"',
+                blocks="",
+                provider=f"worker_init = '''{worker_init}'''\nscheduler_options = \"{options}\"",
             )
         )
         runs.append(Run(tmp_path, config, name))

@@ -13,33 +13,15 @@ from pathlib import Path
 import pytest
 from servers.process import program
 from servers.site import Site, remote_site
+from servers.siteconfig import site_config
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(300)]
-
-CONFIGURATION = """
-[[executors]]
-type = "htex"
-workers_per_node = 1
-environment = "{environment}"
-
-[executors.blocks]
-init = 2
-max = 2
-walltime = "00:20:00"
-launcher = "srun"
-
-[executors.blocks.provider]
-type = "slurm"
-poll_interval = 1
-cores_per_node = 1
-channel = {channel}
-"""
 
 
 def configuration(folder: Path, channel: str) -> Path:
     """A file that leads to a site whose nodes have this Python where it is here."""
     path = folder / "site.toml"
-    path.write_text(CONFIGURATION.format(channel=channel, environment=sys.executable))
+    path.write_text(site_config(channel))
     return path
 
 

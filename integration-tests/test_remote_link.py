@@ -22,8 +22,9 @@ from typing import Any
 
 import pytest
 from servers.process import children, wait_until
-from servers.remoterun import CONFIGURATION, Run, Seen
+from servers.remoterun import SENSITIVE, Run, Seen
 from servers.site import Site, remote_site
+from servers.siteconfig import site_config
 from servers.slowagent import slow_agent
 from servers.sshclient import agent
 
@@ -312,8 +313,7 @@ def test_the_census_is_the_same_over_slow_and_lossy_connections(
     site: Site, root: Path, tmp_path: Path, census: str, kind: str, rtt: float, loss: float
 ) -> None:
     config = tmp_path / "site.toml"
-    channel = site.channel(kind)
-    config.write_text(CONFIGURATION.format(environment=sys.executable, agent="{}", channel=channel))
+    config.write_text(site_config(site.channel(kind), executor=SENSITIVE))
     begun = time.monotonic()
     site.delay(rtt, loss)
     try:

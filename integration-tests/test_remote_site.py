@@ -17,6 +17,7 @@ import pytest
 import weft
 from servers.process import program, wait_until
 from servers.site import Site, remote_site
+from servers.siteconfig import site_config
 from servers.sshclient import agent, make_key
 from servers.visit import BOUND, Visit
 from weft_executor_htex.agent import line as line_module
@@ -370,18 +371,6 @@ def test_clients_of_other_versions_are_refused_in_words_and_the_run_goes_on(
         visit.tell(f"agent that runs is {age} than the client", words, seconds)
 
 
-OTHER = """
-[[executors]]
-type = "htex"
-workers_per_node = 1
-environment = "{environment}"
-
-[executors.blocks]
-init = 1
-max = 1
-walltime = "00:20:00"
-provider = {{ type = "slurm", poll_interval = 1, cores_per_node = 1, channel = {channel} }}
-"""
 SCRIPT = """
 import weft
 
@@ -394,7 +383,7 @@ print(sum(weft.gather([double(number) for number in range(50)]).result()))
 
 
 def test_two_runs_of_a_user_at_once_do_not_disturb_each_other(visit: Visit, tmp_path: Path) -> None:
-    other = OTHER.format(environment=sys.executable, channel=visit.site.channel("openssh"))
+    other = site_config(visit.site.channel("openssh"), blocks="init = 1\nmax = 1")
     (tmp_path / "site.toml").write_text(other)
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "weft", "run", "--quiet", "--config", "site.toml", "script.py"]

@@ -16,33 +16,12 @@ from typing import Any, NamedTuple
 
 from .process import wait_until
 from .site import Site
+from .siteconfig import site_config
 from .sshclient import USER
 
-__all__ = ["CONFIGURATION", "Run", "Seen", "leftovers"]
+__all__ = ["SENSITIVE", "Run", "Seen", "leftovers"]
 
-CONFIGURATION = """
-progress = true
-
-[[executors]]
-type = "htex"
-workers_per_node = 1
-environment = "{environment}"
-heartbeat_period = 1
-heartbeat_threshold = 8
-agent = {agent}
-
-[executors.blocks]
-init = 2
-max = 2
-walltime = "00:20:00"
-launcher = "srun"
-
-[executors.blocks.provider]
-type = "slurm"
-poll_interval = 1
-cores_per_node = 1
-channel = {channel}
-"""
+SENSITIVE = "heartbeat_period = 1\nheartbeat_threshold = 8\n"
 
 SCRIPT = """
 import hashlib, json, os, pathlib, random, sys, time
@@ -110,7 +89,7 @@ class Run:
         self._before = set(leftovers(site))
         (folder / "script.py").write_text(SCRIPT)
         (folder / "site.toml").write_text(
-            CONFIGURATION.format(environment=sys.executable, agent=agent, channel=channel)
+            site_config(channel, run="progress = true", executor=f"{SENSITIVE}agent = {agent}")
         )
         with open(folder / "stderr", "wb") as stderr:
             self.process = subprocess.Popen(
