@@ -94,7 +94,8 @@ class Client:
     """See the module. window: bytes of arguments that the interchange and managers have at most, unless there
     are more slots than calls; what there is no room for waits here. None: the interchange gets all at once,
     so that it can go on without this client. skew: seconds that the clock of the interchange's host is ahead
-    of ours.
+    of ours. strangers: whether results may come of calls that are not here: of another client's, or of those
+    that have ended.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Client:
         self._window = window
         self.managers: dict[str, Register] = {}
         self.skew = 0.0
+        self.strangers = False
         self._label = label
         self._context = context
         self._serializer = serializer
@@ -478,7 +480,7 @@ class Client:
             self._emit("interchange.trouble", reason=f"what failed blocks wrote cannot be kept: {error}")
 
     def _complete(self, results: Results, payloads: Sequence[Frame]) -> None:
-        if self._wreck is not None:  # what an earlier interchange has passed on may come again
+        if self.strangers:
             ids = [call_id for group in results.groups for call_id in group.ids]
             self._adrift.difference_update(ids)
             if not self._entries.keys() >= set(ids):
@@ -518,6 +520,7 @@ class Client:
         """
         with self.changed:
             self._wreck = certificate
+            self.strangers = True  # what it has passed on may come again
             self._adrift.update(i for i, entry in self._entries.items() if entry.worker is not None)
             self._known.clear()
             self._known_blobs.clear()

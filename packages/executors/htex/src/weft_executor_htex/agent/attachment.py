@@ -33,7 +33,6 @@ from ..client_blobs import ClientBlobs
 from ..messages import Begun, CloseBlocks, MalformedError, ManagerUp, Results, Returned, Stop, decode
 from ..packing import BlobSerializer
 from ..remote import InterchangeStream
-from ..result_groups import only
 from ..selector import find_selector
 from ..setup import InterchangeSetup
 from ..stream import StreamReader
@@ -152,6 +151,7 @@ class Attachment:
         clients: list[Client] = []
         for directory, record, sent in zip(self._agents, self._records, self._sent, strict=True):
             clients.append(self._make_client(record))
+            clients[-1].strangers = len(self._agents) > 1
             clients[-1].restore(list(sent.entries.values()))
             try:
                 self._rest = self._replay(clients, directory, sent)
@@ -200,7 +200,7 @@ class Attachment:
                 returned.update(message.ids)
             elif type(message) is Results:
                 for each in clients:
-                    each.receive(*only(message, frames[1:], each.unfinished()))
+                    each.receive(message, frames[1:])
             elif type(message) is ManagerUp:
                 client.receive(ManagerUp(message.manager, structs.replace(message.info, holds=None)), ())
             elif type(message) is not Begun:
