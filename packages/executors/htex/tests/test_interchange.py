@@ -170,6 +170,14 @@ class InterchangeMachine(RuleBasedStateMachine):
             self.interchange.from_manager(manager.address, messages.encode(manager.unsaid.pop(0)))
         self.interchange.from_manager(manager.address, messages.encode(message, payloads))
 
+    def wait(self, seconds: int) -> None:
+        """Only heartbeats come."""
+        for _ in range(seconds):
+            self.now += 1.0
+            for manager in self.managers.values():
+                self.say(manager, messages.Heartbeat())
+            self.interchange.tick()
+
     def results(self, manager: Manager, ids: Sequence[int]) -> None:
         ids = [call_id for call_id in ids if call_id in manager.calls]
         for call_id in ids:
@@ -310,11 +318,7 @@ class InterchangeMachine(RuleBasedStateMachine):
             self.say(manager, messages.Leave("it was asked to"))
         elif how == "over":
             self.say(manager, messages.Leave("its walltime is over", True))
-        for _ in range(12):
-            self.now += 1.0
-            for other in self.managers.values():
-                self.say(other, messages.Heartbeat())
-            self.interchange.tick()
+        self.wait(12)
         self.pull()
         assert manager.address not in {each.address for each in self.interchange.roster}
         # Should it speak again, nobody listens.
@@ -387,11 +391,7 @@ class InterchangeMachine(RuleBasedStateMachine):
         for manager in list(self.managers.values()):
             self.bring_back(manager, data.draw(st.integers(0, 2)))
         if gone:
-            for _ in range(11):
-                self.now += 1.0
-                for manager in self.managers.values():
-                    self.say(manager, messages.Heartbeat())
-                self.interchange.tick()
+            self.wait(11)
         self.pull()
         if not gone:
             assert not self.client._adrift

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from weft_interfaces import BlockShape, ConfigError, JobId, JobSpec, JobState, JobStatus
 from weft_interfaces.testing import RootedChannel
+from weft_interfaces.testing.check import eventually
 from weft_provider_local import LocalProvider
 
 pytestmark = pytest.mark.once
@@ -82,12 +83,12 @@ def test_sessions_that_a_job_has_started_are_no_jobs(channel: RootedChannel) -> 
     spec = make_spec("sh", "-c", "setsid sleep 600 & echo $! >&2; wait", tag=uuid.uuid4().hex)
     job = provider.submit(spec)
     errors = channel.here("runs") / f"{spec.id}.err"
-    deadline = time.monotonic() + 30
-    while not errors.read_text().endswith("\n") or os.getsid(int(errors.read_text())) != int(
-        errors.read_text()
-    ):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+
+    def leads() -> bool:
+        said = errors.read_text()
+        return said.endswith("\n") and os.getsid(int(said)) == int(said)
+
+    assert eventually(leads, 30)
     try:
         assert provider.find(spec.tag) == {job: "it"}
         assert provider.find_specs(spec.tag) == {spec.id: job}
